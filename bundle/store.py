@@ -1,0 +1,166 @@
+"""Bundles on disk: published in one step, read back only when every byte is the one that was published."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from bundle.errors import BundleError, ManifestError, PublishError
+from bundle.manifest import File, Manifest
+
+MANIFEST_NAME = "manifest.json"
+
+# A manifest is a few kilobytes. The limit keeps a wrong or hostile file from filling the memory.
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A directory whose manifest was read. Its files are checked when they are read."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the manifest and check every file that it lists.
+
+        Raises:
+            BundleError: The directory, the manifest or a file is missing, or a size or digest differs.
+        """
+        if not path.is_dir():
+            found = "a file" if path.exists() else "nothing"
+            raise BundleError(
+                f"{path}: found {found}, a bundle directory was expected; "
+                "make one with `python -m export.to_onnx best.pt`"
+            )
+        bundle = cls(path=path, manifest=_read_manifest(path / MANIFEST_NAME))
+        for name in bundle.manifest.files:
+            bundle.read(name)
+        return bundle
+
+    def read(self, name: str) -> bytes:
+        """The content of a listed file: exactly the bytes whose digest was compared, so nothing can change in between.
+
+        Raises:
+            BundleError: The file is not listed, missing or unreadable, or its size or digest differs.
+        """
+        listed = self.manifest.files.get(name)
+        if listed is None:
+            raise BundleError(f"{self.path}: the manifest lists no {name}; it lists {sorted(self.manifest.files)}")
+        try:
+            with (self.path / name).open("rb") as file:
+                content = file.read(listed.bytes + 1)
+        except OSError as error:
+            raise BundleError(
+                f"{self.path / name}: {error.strerror}; the manifest lists this file, {listed.bytes} bytes; "
+                "restore it, or export the model again"
+            ) from error
+        if file_entry(content) != listed:
+            raise BundleError(
+                f"{self.path / name}: received {_describe(content, listed)}, "
+                f"expected {listed.bytes} bytes with SHA-256 {listed.sha256}; "
+                "the file was changed after it was published: restore it, or export the model again"
+            )
+        return content
+
+
+def publish(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle beside its final place, then swap it in; an older bundle there is replaced as a whole.
+
+    Args:
+        path: Where the bundle shall stand. Nothing, an empty directory, or an older bundle may be there.
+        manifest: The description; its `files` are filled in here.
+        files: Content of each file by name.
+
+    Raises:
+        PublishError: The target is something else, or cannot be written. What was there is still there.
+    """
+    path = path.absolute()
+    check_target(path)
+    manifest = dataclasses.replace(manifest, files={name: file_entry(content) for name, content in files.items()})
+    staging: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        staging.chmod(0o755)
+        for name, content in {**files, MANIFEST_NAME: manifest.to_json().encode()}.items():
+            _write(staging / name, content)
+        _swap(staging, path)
+    except OSError as error:
+        raise PublishError(
+            f"{path}: {error.strerror or error}; nothing was published; free some space or choose another --output"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Bundle(path=path, manifest=manifest)
+
+
+def check_target(path: Path) -> None:
+    """Refuse to publish over anything but a bundle, and into a folder that cannot be written.
+
+    Raises:
+        PublishError: Something else stands at `path`, or its parent cannot be written.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
+        raise PublishError(f"{path}: holds files that are no bundle; they are left alone; choose another --output")
+    if path.exists() and not path.is_dir():
+        raise PublishError(f"{path}: is a file; a directory was expected; choose another --output")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise PublishError(f"{path}: {parent} cannot be written; choose another --output or mend its permissions")
+
+
+def file_entry(content: bytes) -> File:
+    """Size and digest of `content`."""
+    return File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: {error.strerror}; a bundle has a manifest; make one with `python -m export.to_onnx best.pt`"
+        ) from error
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{path}: over {_MAX_MANIFEST_BYTES} bytes; a manifest has a few thousand")
+    try:
+        return Manifest.from_json(content)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
+
+
+def _describe(content: bytes, listed: File) -> str:
+    if len(content) > listed.bytes:
+        return f"more than {listed.bytes} bytes"
+    return f"{len(content)} bytes with SHA-256 {hashlib.sha256(content).hexdigest()}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap(staging: Path, path: Path) -> None:
+    """Put `staging` at `path`. The older bundle stays until the new one stands, and comes back if that fails."""
+    if not path.exists():
+        staging.rename(path)
+        return
+    previous = staging.with_name(staging.name + "-previous")
+    path.rename(previous)
+    try:
+        staging.rename(path)
+    except OSError:
+        previous.rename(path)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

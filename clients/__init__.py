@@ -1,0 +1,36 @@
+"""Clients of a digit server: a library for Python, and command lines built on it.
+
+    with DigitClient("127.0.0.1:8001") as client:
+        print(client.classify(images).predictions[0].digit)
+
+Needs grpcio, protobuf and numpy, and nothing of the server's.
+"""
+
+from clients.aio import AsyncDigitClient
+from clients.answers import Candidate, Classification, ModelInfo, Prediction
+from clients.client import DigitClient
+from clients.errors import (
+    DigitError,
+    InvalidImages,
+    ModelNotFound,
+    ServerBusy,
+    ServerError,
+    ServerUnavailable,
+    TimedOut,
+)
+
+__all__ = [
+    "AsyncDigitClient",
+    "Candidate",
+    "Classification",
+    "DigitClient",
+    "DigitError",
+    "InvalidImages",
+    "ModelInfo",
+    "ModelNotFound",
+    "Prediction",
+    "ServerBusy",
+    "ServerError",
+    "ServerUnavailable",
+    "TimedOut",
+]

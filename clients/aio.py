@@ -1,0 +1,68 @@
+"""The asynchronous client, the twin of `client.DigitClient`."""
+
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+import numpy.typing as npt
+
+from clients import wire
+from clients.answers import Classification, ModelInfo
+from clients.client import DEFAULT_TIMEOUT_S
+from clients.errors import from_status
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+
+
+class AsyncDigitClient:
+    """Calls one digit server from one event loop; any number of calls may be under way at once.
+
+    An asynchronous context manager. Deadlines and retries are those of `DigitClient`, and so are the arguments.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(address, options=wire.CHANNEL_OPTIONS)
+        self._stub = digits_pb2_grpc.DigitRecognizerStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. Calls in flight end with CANCELLED."""
+        await self._channel.close()
+
+    async def classify(
+        self,
+        images: npt.ArrayLike,
+        *,
+        top_k: int = 0,
+        model: str = "",
+        version: str = "",
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """See `DigitClient.classify`."""
+        request = wire.to_request(images, model=model, version=version, top_k=top_k)
+        return wire.from_response(await self._call(self._stub.Classify, request, timeout_s))
+
+    async def get_model(self, *, model: str = "", version: str = "", timeout_s: float | None = None) -> ModelInfo:
+        """See `DigitClient.get_model`."""
+        request = digits_pb2.GetModelRequest(model=model, version=version)
+        return wire.from_model(await self._call(self._stub.GetModel, request, timeout_s))
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[wire.Request, wire.Response]",
+        request: wire.Request,
+        timeout_s: float | None,
+    ) -> wire.Response:
+        try:
+            return await method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(self.address, error.code(), error.details()) from error

@@ -1,0 +1,68 @@
+"""`python -m clients.classify IMAGE…`: print the digit in each picture."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clients import images
+from clients.answers import Prediction
+from clients.client import DEFAULT_TIMEOUT_S, DigitClient
+from clients.errors import DigitError, InvalidImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The fields' docstrings are the command line's help."""
+
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Picture files of one digit each. Light ones are taken for ink on paper; other sizes are scaled to 28 x 28."""
+
+    address: str = "127.0.0.1:8001"
+    """HOST:PORT of the server."""
+
+    top_k: int = 3
+    """How many candidates to show per picture, 1 to 10."""
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Seconds after which a call is given up."""
+
+
+def classify(options: Options) -> bool:
+    """Print one line per picture; returns whether all were classified."""
+    width = max(len(str(path)) for path in options.pictures)
+    print(f"{'picture':{width}}  digit  probability  candidates")
+    complete = True
+    with DigitClient(options.address, timeout_s=options.timeout_s) as client:
+        for path in options.pictures:
+            try:
+                answer = client.classify(images.load(path), top_k=options.top_k)
+                print(f"{path!s:{width}}  {_row(answer.predictions[0])}")
+            except InvalidImages as error:
+                complete = False
+                print(f"error: {error}", file=sys.stderr)
+    return complete
+
+
+def _row(prediction: Prediction) -> str:
+    candidates = ", ".join(f"{each.digit} {each.probability:.1%}" for each in prediction.top)
+    return f"{prediction.digit:5}  {prediction.probability:11.2%}  {candidates}"
+
+
+def main() -> int:
+    """Exit status: 0 when every picture was classified, 1 when some could not be, or no server answered."""
+    options = tyro.cli(Options, prog="python -m clients.classify", description=__doc__)
+    if not options.pictures:
+        print("error: no pictures were named; name at least one file", file=sys.stderr)
+        return 1
+    try:
+        return 0 if classify(options) else 1
+    except DigitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

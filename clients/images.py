@@ -1,0 +1,38 @@
+"""From picture files to the 28 x 28 white-on-black pixels that the server takes."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from clients.errors import InvalidImages
+
+# A picture of one digit needs no more; what claims to be larger may be made to fill the memory.
+MAX_PIXELS = 50_000_000
+
+
+def load(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture of one digit, uint8 [28, 28].
+
+    A picture that is mostly light is taken for dark ink on light paper and inverted. One of another size is scaled.
+
+    Raises:
+        InvalidImages: The file is missing, no picture, or too large.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InvalidImages(
+                    f"{path}: {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read; scale it down"
+                )
+            grey = np.asarray(picture.convert("L").resize((28, 28), Image.Resampling.BOX))
+    except UnidentifiedImageError as error:
+        raise InvalidImages(
+            f"{path}: no picture that can be read; PNG, JPEG, WebP, BMP, TIFF or GIF is expected"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidImages(
+            f"{path}: cannot be read as a picture: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    return np.invert(grey) if grey.mean() > 127 else grey

@@ -1,0 +1,94 @@
+"""Between arrays and messages, and what a channel needs to know. Shared by the sync and the async client."""
+
+import json
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from clients.answers import Candidate, Classification, ModelInfo, Prediction
+from clients.errors import InvalidImages
+from protos.digits.v1 import digits_pb2
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+# Classify and GetModel change nothing on the server, so a call that was not answered can be sent again. The server
+# says with `grpc-retry-pushback-ms` when, if it is busy; gRPC obeys that by itself. A deadline is never retried.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ],
+    # When more than half of the calls fail, retrying stops: it would only add to the load.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+}
+
+CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+
+
+def to_request(images: npt.ArrayLike, *, model: str, version: str, top_k: int) -> digits_pb2.ClassifyRequest:
+    """The request for one or many images.
+
+    Raises:
+        InvalidImages: The array is not uint8, or no shape of 28 x 28 images; `top_k` is not 0 to 10.
+    """
+    if not 0 <= top_k <= 10:
+        raise InvalidImages(f"top_k is {top_k}; 0 to 10 was expected")
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8:
+        raise InvalidImages(f"images are {pixels.dtype}; uint8 was expected: 0 is paper (black), 255 full ink (white)")
+    if pixels.shape[-2:] != (28, 28) or pixels.ndim > 4 or (pixels.ndim == 4 and pixels.shape[1] != 1):
+        raise InvalidImages(f"images have shape {pixels.shape}; [28, 28], [N, 28, 28] or [N, 1, 28, 28] was expected")
+    if not pixels.size:
+        raise InvalidImages(f"images have shape {pixels.shape}; at least one image was expected")
+    return digits_pb2.ClassifyRequest(model=model, version=version, pixels=pixels.tobytes(), top_k=top_k)
+
+
+def from_response(response: digits_pb2.ClassifyResponse) -> Classification:
+    """The answer in plain values."""
+    return Classification(
+        predictions=tuple(_prediction(each) for each in response.predictions),
+        model=response.model,
+        version=response.version,
+        queue_s=response.queue_us / 1e6,
+        compute_s=response.compute_us / 1e6,
+        batch_size=response.batch_size,
+    )
+
+
+def from_model(model: digits_pb2.Model) -> ModelInfo:
+    """The model's description in plain values."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        architecture=model.architecture,
+        labels=tuple(model.labels),
+        engine=model.engine,
+        device=model.device,
+        precision=model.precision,
+        max_batch_size=model.max_batch_size,
+        max_images_per_request=model.max_images_per_request,
+        sha256=model.sha256,
+        accuracy=model.accuracy,
+    )
+
+
+def _prediction(message: digits_pb2.Prediction) -> Prediction:
+    return Prediction(
+        digit=message.digit,
+        probabilities=np.array(message.probabilities, np.float32),
+        top=tuple(Candidate(digit=each.digit, probability=each.probability) for each in message.top),
+    )

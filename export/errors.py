@@ -1,0 +1,23 @@
+"""Why nothing was published.
+
+ExportError
+├── GraphError           the ONNX graph is not what serving expects
+├── ParityError          the engine does not agree with the reference
+└── MissingLibraryError  a library for this target is not installed
+"""
+
+
+class ExportError(Exception):
+    """The export failed; the message says what to do."""
+
+
+class GraphError(ExportError):
+    """The ONNX graph breaks the contract."""
+
+
+class ParityError(ExportError):
+    """The engine's answers differ from the reference's by more than the tolerances allow."""
+
+
+class MissingLibraryError(ExportError):
+    """A library that this target needs is not installed."""

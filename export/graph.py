@@ -1,0 +1,126 @@
+"""The ONNX graph: made from a recogniser, and checked to be what serving expects.
+
+uint8 `pixels` [batch, 1, 28, 28] in, float32 `probabilities` [batch, 10] out, scaling, normalisation and soft-max
+inside, any batch size, one file.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+
+from export.errors import GraphError
+from train.models import Recogniser
+
+INPUT, OUTPUT, BATCH = "pixels", "probabilities", "batch"
+
+# Understood by every ONNX Runtime and TensorRT that this project supports.
+OPSET = 20
+
+_IMAGE = (1, 28, 28)
+_CLASSES = 10
+
+
+def convert(recogniser: Recogniser) -> onnx.ModelProto:
+    """Trace a recogniser into an ONNX graph. The same weights give the same bytes.
+
+    Raises:
+        GraphError: The recogniser is in training mode: dropout and batch statistics would be exported with it.
+    """
+    if recogniser.training:
+        raise GraphError("the network is in training mode; call eval() before converting")
+    example = torch.zeros((2, *_IMAGE), dtype=torch.uint8)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            recogniser,
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"pixels": {0: torch.export.Dim(BATCH, min=1)}},
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Check a graph against the contract at the top of this module.
+
+    Raises:
+        GraphError: It is no valid ONNX, or the contract is broken; all findings are listed.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"the graph is not valid ONNX: {error}") from error
+    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    findings = [
+        *_check_border("input", model.graph.input, INPUT, uint8, (BATCH, *_IMAGE)),
+        *_check_border("output", model.graph.output, OUTPUT, float32, (BATCH, _CLASSES)),
+        *_check_nodes(model),
+    ]
+    if findings:
+        raise GraphError("the graph is not what serving expects: " + "; ".join(findings))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns of its own internals, which is no news to the user; what it makes is checked."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces with local paths, and the names of its source lines."""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:]
+    for parts in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+        for part in parts:
+            del part.metadata_props[:]
+            part.doc_string = ""
+
+
+def _check_border(kind: str, values: Iterable[onnx.ValueInfoProto], name: str, dtype: int, shape: tuple[str | int, ...]) -> list[str]:
+    found = {value.name: value.type.tensor_type for value in values}
+    if list(found) != [name]:
+        return [f"{kind}s are {list(found)}, expected [{name!r}]"]
+    tensor = found[name]
+    findings = []
+    if tensor.elem_type != dtype:
+        received, expected = (onnx.TensorProto.DataType.Name(each) for each in (tensor.elem_type, dtype))
+        findings.append(f"{kind} {name} is {received}, expected {expected}")
+    dimensions = tuple(each.dim_param or each.dim_value for each in tensor.shape.dim)
+    if dimensions != shape:
+        findings.append(f"{kind} {name} has shape {list(dimensions)}, expected {list(shape)}")
+    return findings
+
+
+def _check_nodes(model: onnx.ModelProto) -> list[str]:
+    operators = [node.op_type for node in model.graph.node]
+    # In evaluation mode dropout vanishes and batch norm is folded into the convolutions.
+    findings = [
+        f"{operators.count(unwanted)} {unwanted} nodes are left; was the network in training mode?"
+        for unwanted in ("Dropout", "BatchNormalization")
+        if unwanted in operators
+    ]
+    if operators[-1:] != ["Softmax"]:
+        findings.append(f"the last node is {operators[-1:]}, expected Softmax")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        findings.append("weights lie in a second file; a bundle's graph is one file")
+    return findings

@@ -1,0 +1,1 @@
+"""The wire contracts and the Python code generated from them (`make proto`)."""

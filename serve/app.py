@@ -1,0 +1,200 @@
+"""Puts the server together and takes it down again.
+
+Start: verify the bundle, bind the port, open and warm up the engines, then report ready.
+Stop: report not ready, refuse new requests, answer the accepted ones, close.
+"""
+
+import asyncio
+import functools
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bundle import Bundle, BundleError
+from protos.digits.v1 import digits_pb2
+from serve.batcher import Batcher
+from serve.config import ServeConfig
+from serve.engines import IMAGE_BYTES, Engine
+from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
+from serve.errors import StartupError
+from serve.servicer import SERVICE, DigitRecognizer, handler
+
+log = logging.getLogger(__name__)
+
+# Room in a message for everything but the pixels.
+_MESSAGE_OVERHEAD_BYTES = 4096
+
+
+class Server:
+    """One model behind one port.
+
+    Lifecycle: construct, `start`, `stop`; the last two once each, on one event loop.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> int:
+        """Start serving.
+
+        Returns:
+            The port.
+
+        Raises:
+            StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
+        """
+        config = self._config
+        bundle = _open_bundle(config)
+        self._services = ["", SERVICE, bundle.manifest.name]
+        self._batcher = Batcher(
+            functools.partial(open_onnx_runtime, bundle.read(GRAPH)),
+            slots=config.engine_threads,
+            max_batch=config.max_batch,
+            queue_images=config.queue_images,
+            on_failure=self._report_failure,
+        )
+        self._grpc = grpc.aio.server(options=_channel_options(config))
+        port = _bind(self._grpc, config)
+        model = _describe(bundle, config)
+        self._grpc.add_generic_rpc_handlers(
+            [handler(DigitRecognizer(model, self._batcher, max_deadline_s=config.max_deadline_s))]
+        )
+        await self._add_standard_services()
+        await self._grpc.start()
+        try:
+            engine = await self._batcher.start()
+        except BaseException:
+            await self._grpc.stop(grace=None)
+            raise
+        _describe_engine(model, engine)
+        await self._report(serving=True)
+        log.info(
+            "serving %s version %s with %s on %s, %d engine threads",
+            model.name,
+            model.version,
+            model.engine,
+            model.device,
+            config.engine_threads,
+        )
+        return port
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> bool:
+        """Stop serving: nothing new is accepted, what was accepted is answered within the configured grace.
+
+        Args:
+            hurry: Setting it ends the grace at once.
+
+        Returns:
+            Whether every accepted request was answered.
+        """
+        await self._health.enter_graceful_shutdown()
+        drain = asyncio.ensure_future(self._batcher.drain())
+        hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+        await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        drained = drain.done()
+        if not drained:
+            drain.cancel()
+            await self._batcher.abort()
+            log.warning("stopped with requests unanswered")
+        # The answers are there; handlers need a moment to send them.
+        await self._grpc.stop(grace=1.0)
+        return drained
+
+    async def _add_standard_services(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        await self._report(serving=False)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+
+    async def _report(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self._health.set(service, status)
+
+    def _report_failure(self) -> None:
+        self._failure = asyncio.ensure_future(self._report(serving=False))
+
+
+async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        config: The configuration.
+        on_ready: Called with the port once requests are accepted.
+
+    Returns:
+        Whether every accepted request was answered.
+
+    Raises:
+        StartupError: See `Server.start`.
+    """
+    server = Server(config)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    with _signals(lambda: (hurry if stop.is_set() else stop).set()):
+        on_ready(await server.start())
+        await stop.wait()
+        log.info("draining")
+        return await server.stop(hurry)
+
+
+@contextmanager
+def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _open_bundle(config: ServeConfig) -> Bundle:
+    try:
+        return Bundle.open(config.bundle)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+
+
+def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.max_images_per_request * IMAGE_BYTES + _MESSAGE_OVERHEAD_BYTES),
+        # Without this a second server on the same port would start and share the connections unseen.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _bind(server: grpc.aio.Server, config: ServeConfig) -> int:
+    address = f"{config.host}:{config.port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {address}: the port is in use or the address is not this machine's; "
+            "choose another --port (0 takes a free one) or --host"
+        ) from error
+
+
+def _describe(bundle: Bundle, config: ServeConfig) -> digits_pb2.Model:
+    manifest = bundle.manifest
+    return digits_pb2.Model(
+        name=manifest.name,
+        version=manifest.version,
+        architecture=manifest.architecture,
+        labels=manifest.labels,
+        max_batch_size=config.max_batch,
+        max_images_per_request=config.max_images_per_request,
+        sha256=manifest.files[GRAPH].sha256,
+        accuracy=manifest.parity.candidate_accuracy,
+    )
+
+
+def _describe_engine(model: digits_pb2.Model, engine: Engine) -> None:
+    model.engine, model.device, model.precision = engine.name, engine.device, engine.precision

@@ -1,0 +1,344 @@
+"""Dynamic batching: many callers on one event loop, a few engines each on a thread of its own.
+
+A free engine takes what is waiting, at once and up to the largest batch; nothing ever waits for a batch to fill. So
+batches grow exactly when the engines are the bottleneck.
+
+What one caller does never changes what another gets: pixels are checked before they come here, a caller that left or
+whose deadline passed is dropped before its images reach an engine, an engine's failure goes to the callers of that
+batch and no further, and answers are handed out one by one.
+
+Lifecycle: construct, `start` (opens and warms up every engine), `submit` many times, `drain` (answers what was
+accepted, refuses the rest), or `abort` (fails what is left). `start` and the callers' coroutines share one event loop.
+
+A request larger than the largest batch is split and answered whole.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import numpy as np
+
+from serve.engines import CLASSES, IMAGE_SHAPE, Engine, OpenEngine, Pixels, Probabilities
+from serve.errors import DeadlineExceeded, EngineFault, QueueFull, ServeError, Unavailable
+from serve.queue import Job, Queue, Slice
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a caller gets. Times are in seconds.
+
+    Attributes:
+        probabilities: float32 [N, 10], in the order of the caller's images.
+        queue_s: From arrival until an engine took the first image.
+        compute_s: From then until the last image was done.
+        batch_size: Images in the engine call, other callers' included; the largest if there were several.
+    """
+
+    probabilities: Probabilities
+    queue_s: float
+    compute_s: float
+    batch_size: int
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """Requests by what became of them, images and engine calls. Written by the event loop only."""
+
+    accepted: int = 0
+    answered: int = 0
+    refused: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    images: int = 0
+    executions: int = 0
+
+
+class Batcher:
+    """Feeds callers' images to engines in batches.
+
+    Args:
+        open_engine: Opens one engine; called once on each engine thread.
+        slots: Engine threads.
+        max_batch: Most images in one engine call.
+        queue_images: Most images waiting; what would exceed it is refused.
+        on_failure: Called on the event loop, once, when an engine thread has died and no request can be served.
+    """
+
+    def __init__(
+        self,
+        open_engine: OpenEngine,
+        *,
+        slots: int,
+        max_batch: int,
+        queue_images: int,
+        on_failure: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts = Counts()
+        self.max_batch = max_batch
+        self._open_engine = open_engine
+        self._slots = slots
+        self._on_failure = on_failure
+        self._clock = clock
+        self._ended: list[asyncio.Future[None]] = []
+        self._refusal: str | None = "the server is starting"
+        self._accepted: set[Job] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._seconds_per_image = 0.0
+        # Guards the queue and `_stopping`, which engine threads share with the loop. Held for microseconds only.
+        self._condition = threading.Condition()
+        self._queue = Queue(queue_images)
+        self._stopping = False
+
+    async def start(self) -> Engine:
+        """Open and warm up an engine on every thread, then accept requests.
+
+        Returns:
+            The first engine, for its description only.
+
+        Raises:
+            Exception: Whatever opening or the first run raised. No thread is left behind.
+        """
+        self._loop = asyncio.get_running_loop()
+        ready = [self._loop.create_future() for _ in range(self._slots)]
+        self._ended = [self._loop.create_future() for _ in range(self._slots)]
+        for index, futures in enumerate(zip(ready, self._ended, strict=True)):
+            # A daemon, so that an engine call that never returns cannot keep the process alive.
+            threading.Thread(target=self._work, args=futures, name=f"engine-{index}", daemon=True).start()
+        try:
+            engines = await asyncio.gather(*ready)
+        except BaseException:
+            await self._stop()
+            raise
+        self._refusal = None
+        return cast(Engine, engines[0])
+
+    async def submit(self, pixels: Pixels, *, deadline: float = math.inf) -> Answer:
+        """Classify one caller's images.
+
+        Args:
+            pixels: uint8 [N, 1, 28, 28], N of at least 1. The array must not change until the answer is there.
+            deadline: When the answer has lost its use, in seconds of the batcher's clock.
+
+        Raises:
+            QueueFull: No room for N images more.
+            DeadlineExceeded: The deadline passed before the images reached an engine.
+            Unavailable: Not started, draining, or an engine thread has died.
+            EngineFault: The engine failed on one of this caller's batches.
+        """
+        assert pixels.dtype == np.uint8, "this is a bug: pixels are checked before the queue"
+        assert len(pixels) > 0, "this is a bug: empty requests are refused before the queue"
+        assert pixels.shape[1:] == IMAGE_SHAPE, "this is a bug: shapes are checked before the queue"
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        job = Job(pixels=pixels, deadline=deadline, arrived=self._clock(), waiter=answer)
+        self._admit(job)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # A transport cancels at the deadline, too.
+            if self._clock() >= deadline:
+                self.counts.expired += 1
+            else:
+                self.counts.cancelled += 1
+            with self._condition:
+                self._queue.discard(job)
+            raise
+        finally:
+            self._accepted.discard(job)
+            if not self._accepted:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Refuse new requests, wait until the accepted ones are answered, then end the engine threads."""
+        self._refusal = self._refusal or "the server is draining"
+        await self._idle.wait()
+        await self._stop()
+
+    async def abort(self) -> None:
+        """Refuse new requests, fail the accepted ones at once, and end the engine threads.
+
+        A thread whose engine does not return within a second is left behind.
+        """
+        self._fail(Unavailable("the server is shutting down"))
+        await self._stop(timeout_s=1.0)
+
+    def _admit(self, job: Job) -> None:
+        if self._refusal:
+            raise Unavailable(self._refusal)
+        if job.deadline <= job.arrived:
+            self.counts.expired += 1
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        with self._condition:
+            if not self._queue.has_room(job.waiting):
+                self.counts.refused += 1
+                raise QueueFull(
+                    f"the queue holds {self._queue.images} of at most {self._queue.capacity} images, "
+                    f"no room for {job.waiting} more; try again later or elsewhere",
+                    retry_after_s=self._queue.images * self._seconds_per_image / self._slots,
+                )
+            self._queue.put(job)
+            self._condition.notify()
+        self.counts.accepted += 1
+        self._accepted.add(job)
+        self._idle.clear()
+
+    async def _stop(self, timeout_s: float | None = None) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        if self._ended:
+            await asyncio.wait(self._ended, timeout=timeout_s)
+
+    # On the engine threads.
+
+    def _work(self, ready: asyncio.Future[Engine], ended: asyncio.Future[None]) -> None:
+        try:
+            with self._open_engine() as engine:
+                self._warm_up(engine)
+                self._call_loop(_resolve, ready, engine)
+                buffer = np.empty((self.max_batch, *IMAGE_SHAPE), np.uint8)
+                while batch := self._next_batch():
+                    self._run(engine, buffer, batch)
+        except BaseException as error:  # the thread's outer edge: nobody may be left waiting for it
+            self._call_loop(self._engine_died, ready, error)
+        finally:
+            self._call_loop(_resolve, ended, None)
+
+    def _warm_up(self, engine: Engine) -> None:
+        """The first calls of a session allocate and compile; no caller should pay for that."""
+        for images in {1, self.max_batch}:
+            _check(engine.run(np.zeros((images, *IMAGE_SHAPE), np.uint8)), images)
+
+    def _next_batch(self) -> list[Slice]:
+        """Wait until somebody waits, then take up to a batch; empty when there is to be no more."""
+        expired: list[Job] = []
+        with self._condition:
+            while not self._stopping:
+                batch = self._queue.take(self.max_batch, self._clock(), expired.append)
+                if expired:
+                    self._call_loop(self._expire, expired)
+                    expired = []
+                if batch:
+                    if self._queue.images:
+                        # One arrival wakes one thread, but may bring more than one batch.
+                        self._condition.notify()
+                    return batch
+                self._condition.wait()
+        return []
+
+    def _run(self, engine: Engine, buffer: Pixels, batch: list[Slice]) -> None:
+        started = self._clock()
+        try:
+            pixels = _gather(batch, buffer)
+            probabilities = engine.run(pixels)
+            _check(probabilities, len(pixels))
+        except Exception as error:
+            log.exception("engine call failed")
+            self._call_loop(self._fail_batch, batch, EngineFault(f"{type(error).__name__}: {error}"))
+            return
+        self._call_loop(self._deliver, batch, probabilities, started, self._clock())
+
+    def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            # The loop was closed without `drain` or `abort`: there is nobody left to tell.
+            log.warning("an engine thread outlived its event loop")
+
+    # On the event loop, called by the engine threads.
+
+    def _deliver(self, batch: list[Slice], probabilities: Probabilities, started: float, finished: float) -> None:
+        self.counts.executions += 1
+        self.counts.images += len(probabilities)
+        self._seconds_per_image = (finished - started) / len(probabilities)
+        row = 0
+        for job, start, stop in batch:
+            job.probabilities[start:stop] = probabilities[row : row + stop - start]
+            row += stop - start
+            job.answered += stop - start
+            job.largest_batch = max(job.largest_batch, len(probabilities))
+            job.started = min(job.started, started) if job.started else started
+            if job.answered == len(job.pixels):
+                self._answer(job, finished)
+
+    def _answer(self, job: Job, finished: float) -> None:
+        # A network that overflows on one image must not fail the images beside it.
+        if not np.isfinite(job.probabilities).all():
+            self._settle([job], EngineFault("the engine gave probabilities that are not finite"))
+            return
+        future = cast("asyncio.Future[Answer]", job.waiter)
+        if not future.done():
+            self.counts.answered += 1
+            future.set_result(
+                Answer(
+                    probabilities=job.probabilities,
+                    queue_s=job.started - job.arrived,
+                    compute_s=finished - job.started,
+                    batch_size=job.largest_batch,
+                )
+            )
+
+    def _expire(self, jobs: list[Job]) -> None:
+        self.counts.expired += len(jobs)
+        self._settle(jobs, DeadlineExceeded("the deadline passed while the request waited for an engine"))
+
+    def _fail_batch(self, batch: list[Slice], error: EngineFault) -> None:
+        self.counts.executions += 1
+        self._settle([job for job, _, _ in batch], error)
+
+    def _engine_died(self, ready: asyncio.Future[Engine], error: BaseException) -> None:
+        if not ready.done():
+            # It never opened: `start` raises the reason.
+            ready.set_exception(error)
+            return
+        log.critical("an engine thread died; no more requests are served", exc_info=error)
+        self._fail(Unavailable("the engine has died; this server must be restarted"))
+        self._on_failure()
+
+    def _fail(self, error: Unavailable) -> None:
+        self._refusal = str(error)
+        with self._condition:
+            self._queue.clear()
+        self._settle(list(self._accepted), error)
+
+    def _settle(self, jobs: Iterable[Job], error: ServeError) -> None:
+        for job in jobs:
+            future = cast("asyncio.Future[Answer]", job.waiter)
+            if not future.done():
+                self.counts.failed += isinstance(error, EngineFault | Unavailable)
+                future.set_exception(error)
+
+
+def _resolve(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _gather(batch: list[Slice], buffer: Pixels) -> Pixels:
+    """Copy the slices' images side by side into `buffer`; a batch of one slice needs no copy."""
+    if len(batch) == 1:
+        job, start, stop = batch[0]
+        return job.pixels[start:stop]
+    row = 0
+    for job, start, stop in batch:
+        buffer[row : row + stop - start] = job.pixels[start:stop]
+        row += stop - start
+    return buffer[:row]
+
+
+def _check(probabilities: Probabilities, images: int) -> None:
+    """An engine that answers the wrong number of rows would give callers each other's answers."""
+    if probabilities.shape != (images, CLASSES):
+        raise ValueError(f"the engine gave {probabilities.shape}, expected {(images, CLASSES)}")

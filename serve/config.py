@@ -1,0 +1,83 @@
+"""Everything that can be configured, in one place, checked before anything starts."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from serve.errors import StartupError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Configuration of one server process. The fields' docstrings are the command line's help.
+
+    Raises:
+        StartupError: A value is out of range; the message names the field, the value and what is allowed.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """Directory made by `python -m export.to_onnx`. Every file is checked against its digest before it is used."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. The default admits callers of this machine only; 0.0.0.0 or [::] admits everybody."""
+
+    port: int = 8001
+    """TCP port to listen on; 0 takes a free one, which the line `ready HOST:PORT` on standard output names."""
+
+    slots: int | None = None
+    """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use."""
+
+    max_batch: int = 16
+    """Most images in one engine call. On a CPU 16 has all the throughput there is; more only adds latency."""
+
+    queue_images: int = 2048
+    """Most images waiting for an engine; a request that does not fit is refused at once with RESOURCE_EXHAUSTED.
+    Bounds the waiting time: allow about 0.05 ms per image and core for the smallest network on a CPU."""
+
+    max_images_per_request: int = 1024
+    """Most images in one request. A request larger than `max_batch` is split and answered whole."""
+
+    max_deadline_s: float = 30.0
+    """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one."""
+
+    grace_s: float = 10.0
+    """Seconds that requests in flight are given after SIGTERM or SIGINT. A second signal ends them at once."""
+
+    log_level: str = "info"
+    """Least level of the log on standard error: debug, info, warning or error."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        self._check("port", 0 <= self.port <= 65535, "0 to 65535")
+        self._check("slots", self.slots is None or 1 <= self.slots <= 256, "1 to 256")
+        self._check("max_batch", 1 <= self.max_batch <= 4096, "1 to 4096")
+        self._check("max_images_per_request", 1 <= self.max_images_per_request <= 65536, "1 to 65536")
+        self._check(
+            "queue_images",
+            self.max_images_per_request <= self.queue_images <= 1 << 20,
+            f"{self.max_images_per_request} (--max-images-per-request) to {1 << 20}, or a request might never fit",
+        )
+        self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
+        self._check("grace_s", 0 <= self.grace_s <= 3600, "0 to 3600")
+        self._check("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}")
+
+    @property
+    def engine_threads(self) -> int:
+        """`slots`, or its default on this machine."""
+        return self.slots or _usable_cores()
+
+    def _check(self, field: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            flag = field.replace("_", "-")
+            raise StartupError(f"--{flag} is {getattr(self, field)!r}; expected {allowed}")
+
+
+def _usable_cores() -> int:
+    # What the process may use can be less than what the machine has, in a container for example.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,49 @@
+"""What can go wrong while serving, by whose fault it is.
+
+ServeError
+├── StartupError         the server does not start: configuration, bundle, engine, port
+├── InvalidRequest       the caller sent something that can never be answered
+├── UnknownModel         the caller named a model or version that is not served
+├── QueueFull            the server is busy; the same call may succeed a moment later
+├── DeadlineExceeded     the caller's time ran out
+├── Unavailable          the server is starting, draining or broken; another one can be asked at once
+└── EngineFault          the engine failed on this request's batch
+
+The text of every class but EngineFault reaches the caller; `status` maps the classes to gRPC.
+"""
+
+
+class ServeError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class StartupError(ServeError):
+    """The server cannot start; the message says what to change."""
+
+
+class InvalidRequest(ServeError):
+    """The request breaks the contract of the wire."""
+
+
+class UnknownModel(ServeError):
+    """The request names a model or version that is not served here."""
+
+
+class QueueFull(ServeError):
+    """Too many images are waiting. `retry_after_s` is when room is to be expected, in seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ServeError):
+    """The caller's deadline passed before an engine took up the request."""
+
+
+class Unavailable(ServeError):
+    """The server takes no requests: it is starting or draining, or its engine has died."""
+
+
+class EngineFault(ServeError):
+    """The engine failed. The message is for the log, not for the caller."""

@@ -1,0 +1,107 @@
+"""What waits for an engine, in order of arrival. No clock, no thread, no transport: `batcher` brings those."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from serve.engines import CLASSES, Pixels, Probabilities
+
+
+class Waiter(Protocol):
+    """Who waits for a job's answer. `asyncio.Future` is one."""
+
+    def done(self) -> bool:
+        """True when nobody waits any more: answered, failed or cancelled."""
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Job:
+    """One request: its images, its deadline, and what came back so far. Times are seconds of one monotonic clock."""
+
+    pixels: Pixels
+    deadline: float
+    arrived: float
+    waiter: Waiter
+    taken: int = 0
+    answered: int = 0
+    started: float = 0.0
+    largest_batch: int = 0
+    probabilities: Probabilities = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make room for the answer."""
+        self.probabilities = np.empty((len(self.pixels), CLASSES), np.float32)
+
+    @property
+    def waiting(self) -> int:
+        """Images that no engine has taken yet."""
+        return len(self.pixels) - self.taken
+
+
+class Slice(NamedTuple):
+    """Images `start` to `stop` of a job: the part of it that runs in one batch."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+class Queue:
+    """First in, first out, bounded in images. A job larger than a batch leaves in several slices."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.images = 0
+        self._jobs: OrderedDict[Job, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def has_room(self, images: int) -> bool:
+        """Whether so many images more would still be within the capacity."""
+        return self.images + images <= self.capacity
+
+    def put(self, job: Job) -> None:
+        """Append a job; the caller has asked `has_room` first."""
+        assert self.has_room(job.waiting), "this is a bug: a job was queued beyond the capacity"
+        self._jobs[job] = None
+        self.images += job.waiting
+
+    def discard(self, job: Job) -> None:
+        """Forget a job whose caller has gone. Its room is free at once."""
+        if job in self._jobs:
+            del self._jobs[job]
+            self.images -= job.waiting
+
+    def take(self, max_images: int, now: float, expired: Callable[[Job], None]) -> list[Slice]:
+        """Remove and return up to `max_images` images in order of arrival; empty when nobody is waiting.
+
+        A job whose caller has gone is dropped; one whose deadline has passed is dropped and given to `expired`.
+        """
+        batch: list[Slice] = []
+        room = max_images
+        while self._jobs and room:
+            job = next(iter(self._jobs))
+            if job.waiter.done() or job.deadline <= now:
+                self.discard(job)
+                if not job.waiter.done():
+                    expired(job)
+                continue
+            count = min(room, job.waiting)
+            batch.append(Slice(job, job.taken, job.taken + count))
+            job.taken += count
+            self.images -= count
+            room -= count
+            if not job.waiting:
+                del self._jobs[job]
+        return batch
+
+    def clear(self) -> list[Job]:
+        """Remove and return every job."""
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        self.images = 0
+        return jobs

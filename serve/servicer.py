@@ -1,0 +1,96 @@
+"""The RPCs of `digits.v1.DigitRecognizer`: parse, submit, format."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from protos.digits.v1 import digits_pb2
+from serve.batcher import Batcher
+from serve.errors import InvalidRequest, UnknownModel
+from serve.status import Context, abort
+from serve.wire import read_pixels, read_top_k, write_answer
+
+SERVICE = digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class DigitRecognizer:
+    """Answers for one model.
+
+    Args:
+        model: The description that `GetModel` gives.
+        batcher: Where images go.
+        max_deadline_s: How long a call may take whose caller set no deadline, or a later one, in seconds.
+    """
+
+    def __init__(self, model: digits_pb2.Model, batcher: Batcher, *, max_deadline_s: float) -> None:
+        self._model = model
+        self._batcher = batcher
+        self._max_deadline_s = max_deadline_s
+
+    async def classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:
+        """See `Classify` in digits.proto."""
+        model = self._find(request.model, request.version)
+        top_k = read_top_k(request)
+        pixels = read_pixels(request, max_images=model.max_images_per_request)
+        answer = await self._batcher.submit(pixels, deadline=time.monotonic() + self._seconds_left(context))
+        return write_answer(answer, model=model.name, version=model.version, top_k=top_k)
+
+    async def get_model(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.Model:
+        """See `GetModel` in digits.proto."""
+        return self._find(request.model, request.version)
+
+    def _find(self, name: str, version: str) -> digits_pb2.Model:
+        if name not in ("", self._model.name):
+            # Names are cut: an error travels in a header, whose size clients limit.
+            raise UnknownModel(f"model {name!r:.80} is not served here; {self._model.name!r} is")
+        if version not in ("", self._model.version):
+            raise UnknownModel(
+                f"version {version!r:.80} of {self._model.name!r} is not served here; {self._model.version!r} is"
+            )
+        return self._model
+
+    def _seconds_left(self, context: Context) -> float:
+        left = context.time_remaining()
+        return self._max_deadline_s if left is None else min(left, self._max_deadline_s)
+
+
+def handler(servicer: DigitRecognizer) -> grpc.GenericRpcHandler:
+    """The servicer's methods as gRPC wants them.
+
+    Requests are parsed in our own code: the generated handlers answer bytes that do not parse with UNKNOWN.
+    """
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Classify": _unary(servicer.classify, digits_pb2.ClassifyRequest),
+            "GetModel": _unary(servicer.get_model, digits_pb2.GetModelRequest),
+        },
+    )
+
+
+def _unary(
+    method: Callable[[_Request, Context], Awaitable[_Response]], request_type: type[_Request]
+) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def handle(message: bytes, context: Context) -> bytes:
+        try:
+            response = await method(_parse(request_type, message), context)
+            return response.SerializeToString()
+        except Exception as error:  # the call's outer edge: no text of ours may leak by accident
+            await abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _parse(request_type: type[_Request], message: bytes) -> _Request:
+    try:
+        return request_type.FromString(message)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"the {len(message)} bytes received are no {request_type.DESCRIPTOR.full_name}; check the client's protos"
+        ) from error

@@ -1,0 +1,38 @@
+"""What is expensive is made once per run: a trained checkpoint and the bundle exported from it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_module(module: str, *arguments: object, timeout_s: float = 110) -> str:
+    """Run `python -m MODULE` from the repository as a user does; returns its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"python -m {module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`best.pt` of `compact`, trained for a few epochs on the digits that need no download."""
+    runs = tmp_path_factory.mktemp("runs")
+    run_module("train", "compact", "--data", "digits8x8", "--epochs", 4, "--batch-size", 64, "--runs", runs)
+    return runs / "compact" / "best.pt"
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path) -> Path:
+    """The bundle exported from `checkpoint`. Tests that change it work on a copy."""
+    run_module("export.to_onnx", checkpoint)
+    return checkpoint.parent / "bundle"

@@ -1,0 +1,112 @@
+"""Files that are whole or absent: atomic writing, and reading that never runs code.
+
+Tensors are stored in PyTorch's zip format and read back with `weights_only=True`, which admits
+tensors and plain Python values and nothing else.
+"""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.errors import CheckpointError, WriteError
+
+_ZIP_SIGNATURE = b"PK\x03\x04"
+
+
+def save_tensors(path: Path, payload: dict[str, Any]) -> None:
+    """Writes tensors and plain values, atomically.
+
+    Raises:
+        WriteError: The file could not be written. What was there before is still there.
+    """
+    # Serialised in memory first (a few MB), so that a full disk is an ordinary OSError.
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def save_json(path: Path, document: dict[str, Any]) -> None:
+    """Writes a JSON document, atomically.
+
+    Raises:
+        WriteError: The file could not be written. What was there before is still there.
+    """
+    write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        WriteError: The file could not be written. What was there before is still there.
+    """
+    # Beside the target, because a rename is atomic only within one file system.
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:  # a full disk and Ctrl-C alike must leave nothing behind
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WriteError(
+            f"{path} ({len(content)} bytes) could not be written: {error.strerror}. "
+            "Make room or choose another folder; what was there before is untouched"
+        ) from error
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Reads what `save_tensors` wrote, into main memory.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, foreign, or holds more than plain values.
+    """
+    _check_is_zip(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds Python objects, which could run code when loaded, and is refused; expected tensors and "
+            "plain values only. Save the state_dict of a module, not the module"
+        ) from error
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is a zip file but not a readable checkpoint ({str(error).splitlines()[0]}); expected a file "
+            "written by python -m train. Train again or fetch the file again"
+        ) from error
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path} holds a {type(payload).__name__}; expected a checkpoint of python -m train")
+    return payload
+
+
+def _check_is_zip(path: Path) -> None:
+    """Tells missing, foreign and truncated files apart, which torch.load does not."""
+    try:
+        with path.open("rb") as file:
+            signature = file.read(len(_ZIP_SIGNATURE))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; write one with python -m train, or check the path") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected a checkpoint file") from error
+    if not signature:
+        raise CheckpointError(f"{path} is empty; train again or fetch the file again")
+    if signature != _ZIP_SIGNATURE:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it begins with {signature!r}, expected {_ZIP_SIGNATURE!r}. "
+            "Give the best.pt that python -m train wrote"
+        )
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated: {path.stat().st_size} bytes without the index that ends a checkpoint. "
+            "Train again or fetch the file again"
+        )
