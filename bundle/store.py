@@ -81,7 +81,6 @@ def publish(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     Raises:
         PublishError: The target is something else, or cannot be written. What was there is still there.
     """
-    path = path.absolute()
     check_target(path)
     manifest = dataclasses.replace(manifest, files={name: file_entry(content) for name, content in files.items()})
     staging: Path | None = None

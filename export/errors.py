@@ -3,6 +3,7 @@
 ExportError
 ├── GraphError           the ONNX graph is not what serving expects
 ├── ParityError          the engine does not agree with the reference
+├── OptionError          an option's value is out of range
 └── MissingLibraryError  a library for this target is not installed
 """
 
@@ -17,6 +18,10 @@ class GraphError(ExportError):
 
 class ParityError(ExportError):
     """The engine's answers differ from the reference's by more than the tolerances allow."""
+
+
+class OptionError(ExportError):
+    """An option's value is out of range."""
 
 
 class MissingLibraryError(ExportError):

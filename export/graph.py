@@ -96,7 +96,9 @@ def _strip(model: onnx.ModelProto) -> None:
             part.doc_string = ""
 
 
-def _check_border(kind: str, values: Iterable[onnx.ValueInfoProto], name: str, dtype: int, shape: tuple[str | int, ...]) -> list[str]:
+def _check_border(
+    kind: str, values: Iterable[onnx.ValueInfoProto], name: str, dtype: int, shape: tuple[str | int, ...]
+) -> list[str]:
     found = {value.name: value.type.tensor_type for value in values}
     if list(found) != [name]:
         return [f"{kind}s are {list(found)}, expected [{name!r}]"]

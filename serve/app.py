@@ -27,8 +27,9 @@ from serve.servicer import SERVICE, DigitRecognizer, handler
 
 log = logging.getLogger(__name__)
 
-# Room in a message for everything but the pixels.
-_MESSAGE_OVERHEAD_BYTES = 4096
+# A message is read whole before its images can be counted. Up to here a caller that sends too many is told our limit
+# and how to go on; beyond it the transport refuses, in words of its own.
+_MESSAGE_BYTES = 16 << 20
 
 
 class Server:
@@ -165,7 +166,7 @@ def _open_bundle(config: ServeConfig) -> Bundle:
 
 def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", config.max_images_per_request * IMAGE_BYTES + _MESSAGE_OVERHEAD_BYTES),
+        ("grpc.max_receive_message_length", max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES)),
         # Without this a second server on the same port would start and share the connections unseen.
         ("grpc.so_reuseport", 0),
     ]

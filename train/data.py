@@ -79,7 +79,7 @@ class Dataset:
     sha256: str
 
 
-def load(name: DataName, root: Path | None = None) -> Dataset:
+def load(name: str, root: Path | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
@@ -121,15 +121,20 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def _mnist(root: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import MNIST
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     folder = root / "MNIST" / "raw"
     if not all((folder / file).is_file() for file in MNIST_MD5):
         _download_mnist(root)
     for file, md5 in MNIST_MD5.items():
         _verify(folder / file, md5)
-    parts = (MNIST(str(root), train=train) for train in (True, False))
-    train, test = (Split(part.data.unsqueeze(1), part.targets) for part in parts)
+    train, test = (
+        Split(
+            read_image_file(str(folder / f"{part}-images-idx3-ubyte")).unsqueeze(1),
+            read_label_file(str(folder / f"{part}-labels-idx1-ubyte")),
+        )
+        for part in ("train", "t10k")
+    )
     return train, test
 
 

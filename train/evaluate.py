@@ -22,7 +22,7 @@ def predict(recogniser: Recogniser, split: Split, batch_size: int = 1000) -> Pro
     device = next(recogniser.parameters()).device
     recogniser.eval()
     with torch.inference_mode():
-        parts = [recogniser(pixels.to(device)) for pixels in split.pixels.split(batch_size)]
+        parts = [recogniser(pixels.to(device)) for pixels in torch.split(split.pixels, batch_size)]
         probabilities: Probabilities = torch.cat(parts).cpu().numpy()
     return probabilities
 

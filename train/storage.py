@@ -71,7 +71,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, truncated, foreign, or holds more than plain values.
     """
-    _check_is_zip(path)
+    _check_archive(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -89,8 +89,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return payload
 
 
-def _check_is_zip(path: Path) -> None:
-    """Tells missing, foreign and truncated files apart, which torch.load does not."""
+def _check_archive(path: Path) -> None:
+    """Tells missing, foreign, truncated and damaged files apart, which torch.load does not."""
     try:
         with path.open("rb") as file:
             signature = file.read(len(_ZIP_SIGNATURE))
@@ -110,3 +110,8 @@ def _check_is_zip(path: Path) -> None:
             f"{path} is truncated: {path.stat().st_size} bytes without the index that ends a checkpoint. "
             "Train again or fetch the file again"
         )
+    with zipfile.ZipFile(path) as archive:
+        # torch.load reads weights without looking at their checksums.
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong. Train again or fetch it again")

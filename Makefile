@@ -1,0 +1,45 @@
+# The few verbs of this project. Each sets up what it needs: a virtual environment in .venv, made from
+# pyproject.toml at the exact versions of constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := train export bundle serve protos clients benchmarks tests demo.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types bench proto clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (about 3 minutes)
+	$(BIN)/python demo.py
+
+test: lint types ## Lint, check types, run the test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: .venv/ready
+	$(BIN)/mypy
+
+format: .venv/ready ## Format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: .venv/ready ## Measure the server with h2load; writes benchmarks/results/serving.json
+	$(BIN)/python -m benchmarks.serving
+
+proto: .venv/ready ## Generate the Python code of the protos
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto
+
+clean: ## Remove the virtual environment and caches; runs/ and data/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than 3.11; name a newer one with 'make PYTHON=python3.12 …'" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,client,train,export,dev]'
+	touch $@

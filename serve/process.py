@@ -1,0 +1,71 @@
+"""A server in a process of its own, for programs that need one for a while: the demo, the benchmarks, the tests."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import StartupError
+
+# More than the server's own default grace.
+_STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerProcess:
+    """A server that accepts requests at `address`."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self.process.pid
+
+
+@contextmanager
+def server_process(bundle: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
+    """Run `python -m serve BUNDLE` on a free port; drained and ended on leaving.
+
+    Args:
+        bundle: The bundle to serve.
+        flags: More of the command line's flags.
+        log: File that receives the server's log.
+
+    Raises:
+        StartupError: The server did not start, or did not drain; the message has the end of its log.
+    """
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve", str(bundle), "--port", "0", *flags],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        # One line once the server is ready; end of file if it never gets there.
+        words = process.stdout.readline().split()
+        if words[:1] != ["ready"]:
+            raise StartupError(f"the server did not start: {_last_line(log)}")
+        yield ServerProcess(address=words[1], process=process)
+    finally:
+        # Does nothing if it has ended by itself.
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        process.stdout.close()
+    if status != 0:
+        raise StartupError(f"the server ended with status {status} instead of 0: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "its log is empty"

@@ -1,0 +1,202 @@
+"""Command line of training: `python -m train RECIPE [options]`."""
+
+import inspect
+import logging
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from train import data
+from train.checkpoint import Checkpoint
+from train.data import DataName
+from train.errors import RunError, TrainError, unknown_name
+from train.loop import train
+from train.models import build, parameter_count
+from train.recipes import RECIPES, Recipe
+from train.run import RunFolder
+from train.state import EpochMetrics
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One training run: a recipe, any of whose fields may be changed, and where it runs."""
+
+    recipe: Recipe
+
+    name: str
+    """Name of the run, which is that of its folder."""
+
+    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """Folder that holds the folders of all runs."""
+
+    data: DataName = "mnist"
+    """Data set; digits8x8 is small, comes with scikit-learn and needs no download."""
+
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that holds MNIST/raw, or will after the download; by default $DIGITS_DATA_ROOT, else data."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where there is any."""
+
+    seed: int = 0
+    """Decides initial weights, held-out images, their order and distortion."""
+
+    resume: bool = False
+    """Go on with an interrupted run."""
+
+    overwrite: bool = False
+    """Replace an earlier run of that name."""
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
+            raise RunError(f"--name is {self.name!r}; it must be the plain name of a folder, to be made in --runs")
+        if not 0 <= self.seed < 2**63:
+            raise RunError(f"--seed is {self.seed}; it must be at least 0 and less than 2**63")
+        if self.resume and self.overwrite:
+            raise RunError("--resume and --overwrite exclude each other; give one of them")
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run keeps its files."""
+        return RunFolder(self.runs / self.name)
+
+
+def main() -> int:
+    """Parses the command line, trains, and returns the exit status."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    arguments = sys.argv[1:]
+    try:
+        command = parse(arguments)
+        try:
+            execute(command)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: {_how_to_go_on(command.folder, arguments)}", file=sys.stderr)
+            return INTERRUPTED
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> Command:
+    """Turns arguments into a command.
+
+    Asked for help it prints that and exits with status 0; a mistake is answered on stderr with
+    exit status 2.
+
+    Raises:
+        RecipeError: A field of the recipe is out of range.
+        RunError: The options contradict each other, or one is out of range.
+    """
+    match arguments:
+        case [name, *options] if name in RECIPES:
+            return _parse_options(name, options)
+        case ["-h" | "--help", *_]:
+            print(_usage())
+            sys.exit(0)
+        case [name, *_] if not name.startswith("-"):
+            print(f"error: {unknown_name('recipe', name, RECIPES)}", file=sys.stderr)
+            sys.exit(2)
+        case _:
+            print(f"error: the first argument must be the name of a recipe\n\n{_usage()}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _parse_options(name: str, options: list[str]) -> Command:
+    recipe = RECIPES[name]
+    return tyro.cli(
+        Command,
+        prog=f"python -m train {name}",
+        description=inspect.getdoc(recipe),
+        args=options,
+        default=Command(recipe=recipe(), name=name),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _usage() -> str:
+    summaries = {name: (inspect.getdoc(recipe) or "").splitlines()[0] for name, recipe in RECIPES.items()}
+    return "\n".join(
+        (
+            "usage: python -m train RECIPE [options]",
+            "",
+            "Trains a digit recogniser and writes runs/RECIPE/best.pt.",
+            "",
+            "recipes:",
+            *(f"  {name:<12} {summary}" for name, summary in summaries.items()),
+            "",
+            "The options, with the recipe's defaults: python -m train RECIPE --help",
+        )
+    )
+
+
+def execute(command: Command) -> None:
+    """Runs a command and prints what happens."""
+    folder = command.folder
+    device = _device(command.device)
+    folder.prepare(resume=command.resume, overwrite=command.overwrite)
+    dataset = data.load(command.data, command.data_root)
+    recipe = command.recipe
+    parameters = parameter_count(build(recipe.architecture, **recipe.arguments))
+    print(
+        f"{recipe.architecture} ({parameters:,} parameters) on {dataset.name} ({len(dataset.train):,} training and "
+        f"{len(dataset.test):,} test images), {device}, seed {command.seed}",
+        flush=True,
+    )
+    best = train(
+        recipe,
+        dataset,
+        folder,
+        seed=command.seed,
+        device=device,
+        resume=command.resume,
+        report=lambda metrics: print(_epoch_line(metrics, recipe.epochs), flush=True),
+    )
+    print(_summary(best, folder))
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RunError(f"--device is cuda, but PyTorch {torch.__version__} finds no CUDA device; use --device cpu")
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    return torch.device(name)
+
+
+def _epoch_line(metrics: EpochMetrics, epochs: int) -> str:
+    return (
+        f"epoch {metrics.epoch:>{len(str(epochs))}}/{epochs}"
+        f"  train loss {metrics.train_loss:.4f} accuracy {metrics.train_accuracy:.2%}"
+        f"  validation loss {metrics.validation_loss:.4f} accuracy {metrics.validation_accuracy:.2%}"
+        f"  lr {metrics.learning_rate:.2g}  {metrics.seconds:.1f} s"
+    )
+
+
+def _summary(best: Checkpoint, folder: RunFolder) -> str:
+    validation, test = best.metrics["validation_accuracy"], best.metrics["test_accuracy"]
+    return "\n".join(
+        (
+            f"best epoch {best.epoch}: validation accuracy {validation:.2%}, test accuracy {test:.2%}",
+            f"written to {folder.path}: {', '.join(file.name for file in folder.files)}",
+            f"next: python -m export.to_onnx {shlex.quote(str(folder.best))}",
+        )
+    )
+
+
+def _how_to_go_on(folder: RunFolder, arguments: list[str]) -> str:
+    if not folder.last.exists():
+        return "no epoch was complete, nothing was saved"
+    kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
+    return f"{folder.best} holds the best epoch so far. Go on with\n  python -m train {shlex.join([*kept, '--resume'])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

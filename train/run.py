@@ -1,0 +1,114 @@
+"""The folder of one run.
+
+`best.pt` is the checkpoint that leaves training. `last.pt` holds what an interrupted run needs to
+go on. `history.json` is for people and plots.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.data import Dataset
+from train.errors import CheckpointError, RunError
+from train.recipes import Recipe
+from train.storage import load_tensors, save_tensors
+
+_CHANGE_NAME = "--name to keep it and write elsewhere"
+
+
+def identify(recipe: Recipe, dataset: Dataset, *, seed: int, device: torch.device) -> dict[str, Any]:
+    """Returns, as plain values, what two runs must share to give the same numbers."""
+    return {
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "data": {"name": dataset.name, "sha256": dataset.sha256},
+        "device": device.type,
+    }
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps its files."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch so far."""
+        return self.path / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        """The state after the latest epoch."""
+        return self.path / "last.pt"
+
+    @property
+    def history(self) -> Path:
+        """The metrics of all epochs."""
+        return self.path / "history.json"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that a run writes."""
+        return self.best, self.last, self.history
+
+    def prepare(self, *, resume: bool, overwrite: bool) -> None:
+        """Makes the folder and makes sure that it may be used as asked; deletes nothing.
+
+        Raises:
+            RunError: It holds a run and neither flag is set, or there is nothing to resume, or it
+                cannot be written to.
+        """
+        if resume and not (self.last.is_file() and self.best.is_file()):
+            raise RunError(f"{self.path} holds no finished epoch to resume from; start again with --overwrite")
+        if not resume and not overwrite and any(file.exists() for file in self.files):
+            raise RunError(
+                f"{self.path} holds a run already; give --resume to go on with it, --overwrite to replace it or "
+                + _CHANGE_NAME
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be made ({error.strerror}); choose a folder with --runs") from error
+        if not os.access(self.path, os.W_OK):
+            raise RunError(f"{self.path} cannot be written to; choose a folder with --runs")
+
+    def clear(self) -> None:
+        """Deletes the files of an earlier run."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
+
+    def save_state(self, identity: dict[str, Any], state: dict[str, Any]) -> None:
+        """Writes `last.pt`."""
+        save_tensors(self.last, {"identity": identity, "state": state})
+
+    def load_state(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Reads the state from `last.pt`.
+
+        Raises:
+            CheckpointError: The file is damaged or something else.
+            RunError: It belongs to a run that is not the one asked for.
+        """
+        payload = load_tensors(self.last)
+        if payload.keys() != {"identity", "state"}:
+            raise CheckpointError(f"{self.last} is not the state of a run; start again with --overwrite")
+        if differences := "; ".join(_differences(payload["identity"], identity)):
+            raise RunError(
+                f"{self.path} holds another run: {differences}. Resume with the values it was started with, "
+                f"or give --overwrite to replace it or {_CHANGE_NAME}"
+            )
+        state: dict[str, Any] = payload["state"]
+        return state
+
+
+def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted(stored.keys() | asked.keys()):
+        before, now = stored.get(key), asked.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            yield from _differences(before, now)
+        elif before != now:
+            yield f"{key} was {before}, now {now}"
