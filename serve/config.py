@@ -33,8 +33,8 @@ class ServeConfig:
     slots: int | None = None
     """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use."""
 
-    max_batch: int = 16
-    """Most images in one engine call. On a CPU 16 has all the throughput there is; more only adds latency."""
+    max_batch: int = 32
+    """Most images in one engine call. A CPU gains nothing from more, and all callers of a batch wait for its end."""
 
     queue_images: int = 2048
     """Most images waiting for an engine; a request that does not fit is refused at once with RESOURCE_EXHAUSTED.

@@ -16,11 +16,10 @@ from serve.wire import read_pixels, read_top_k, write_answer
 SERVICE = digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name
 
 _Request = TypeVar("_Request", bound=Message)
-_Response = TypeVar("_Response", bound=Message)
 
 
 class DigitRecognizer:
-    """Answers for one model.
+    """Answers for one model; each method returns the serialised response.
 
     Args:
         model: The description that `GetModel` gives.
@@ -33,7 +32,7 @@ class DigitRecognizer:
         self._batcher = batcher
         self._max_deadline_s = max_deadline_s
 
-    async def classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:
+    async def classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> bytes:
         """See `Classify` in digits.proto."""
         model = self._find(request.model, request.version)
         top_k = read_top_k(request)
@@ -41,9 +40,9 @@ class DigitRecognizer:
         answer = await self._batcher.submit(pixels, deadline=time.monotonic() + self._seconds_left(context))
         return write_answer(answer, model=model.name, version=model.version, top_k=top_k)
 
-    async def get_model(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.Model:
+    async def get_model(self, request: digits_pb2.GetModelRequest, context: Context) -> bytes:
         """See `GetModel` in digits.proto."""
-        return self._find(request.model, request.version)
+        return self._find(request.model, request.version).SerializeToString()
 
     def _find(self, name: str, version: str) -> digits_pb2.Model:
         if name not in ("", self._model.name):
@@ -75,12 +74,11 @@ def handler(servicer: DigitRecognizer) -> grpc.GenericRpcHandler:
 
 
 def _unary(
-    method: Callable[[_Request, Context], Awaitable[_Response]], request_type: type[_Request]
+    method: Callable[[_Request, Context], Awaitable[bytes]], request_type: type[_Request]
 ) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(message: bytes, context: Context) -> bytes:
         try:
-            response = await method(_parse(request_type, message), context)
-            return response.SerializeToString()
+            return await method(_parse(request_type, message), context)
         except Exception as error:  # the call's outer edge: no text of ours may leak by accident
             await abort(context, error)
 

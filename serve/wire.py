@@ -1,5 +1,7 @@
 """Between messages and arrays: what is checked on the way in, how answers are written on the way out."""
 
+import functools
+
 import numpy as np
 
 from protos.digits.v1 import digits_pb2
@@ -41,24 +43,72 @@ def read_top_k(request: digits_pb2.ClassifyRequest) -> int:
     return request.top_k
 
 
-def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> digits_pb2.ClassifyResponse:
-    """The response that carries `answer`."""
-    response = digits_pb2.ClassifyResponse(
+def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> bytes:
+    """The serialised `ClassifyResponse` that carries `answer`.
+
+    The predictions are written as one array, in protobuf's wire format. Message by message they would cost half as
+    much as the rest of a call: 86 µs for 64 images, against 5 µs.
+    """
+    head = digits_pb2.ClassifyResponse(
         model=model,
         version=version,
         queue_us=round(answer.queue_s * 1e6),
         compute_us=round(answer.compute_s * 1e6),
         batch_size=answer.batch_size,
     )
-    rows = answer.probabilities.tolist()
-    for digit, row in zip(answer.probabilities.argmax(axis=1).tolist(), rows, strict=True):
-        # Filled in place: a third cheaper than making each message and copying it in.
-        prediction = response.predictions.add()
-        prediction.digit = digit
-        prediction.probabilities.extend(row)
+    probabilities = answer.probabilities
+    predictions = np.repeat(_prediction(top_k), len(probabilities))
+    predictions["probabilities"] = probabilities
     if top_k:
-        # Stable, so that equal probabilities stay in digit order.
-        order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :top_k].tolist()
-        for prediction, row, best in zip(response.predictions, rows, order, strict=True):
-            prediction.top.extend(digits_pb2.Candidate(digit=digit, probability=row[digit]) for digit in best)
-    return response
+        # Stable, so that of equal probabilities the smaller digit comes first.
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        predictions["top"]["digit"] = order
+        predictions["top"]["probability"] = np.take_along_axis(probabilities, order, axis=1)
+    predictions["digit"] = probabilities.argmax(axis=1)
+    # A message's fields may come in any order, so parts of a message may simply be joined.
+    return head.SerializeToString() + predictions.tobytes()
+
+
+@functools.cache
+def _prediction(top_k: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
+    """One `Prediction` inside a `ClassifyResponse`, every byte in place but the values: [1], structured.
+
+    See protobuf.dev/programming-guides/encoding: each field is a tag (its number, then how it is encoded), for bytes
+    and messages a length, and the value.
+    """
+    candidate = np.dtype([("tags", "u1", 3), ("digit", "u1"), ("tag", "u1"), ("probability", "<f4")])
+    prediction = np.dtype(
+        [
+            ("tag", "u1"),
+            ("size", "u1", 2),
+            ("digit_tag", "u1"),
+            ("digit", "u1"),
+            ("probabilities_tag", "u1", 2),
+            ("probabilities", "<f4", CLASSES),
+            ("top", candidate, top_k),
+        ]
+    )
+    fields = digits_pb2.ClassifyResponse.DESCRIPTOR.fields_by_name
+    inner = digits_pb2.Prediction.DESCRIPTOR.fields_by_name
+    top = digits_pb2.Candidate.DESCRIPTOR.fields_by_name
+    message = np.zeros(1, prediction)
+    size = prediction.itemsize - 3
+    message["tag"] = _tag(fields["predictions"].number, _LENGTH)
+    # A length in two bytes, seven bits each, though a short one would fit into one.
+    message["size"] = (size & 0x7F | 0x80, size >> 7)
+    message["digit_tag"] = _tag(inner["digit"].number, _VARINT)
+    message["probabilities_tag"] = (_tag(inner["probabilities"].number, _LENGTH), CLASSES * 4)
+    message["top"]["tags"] = (
+        _tag(inner["top"].number, _LENGTH),
+        candidate.itemsize - 2,
+        _tag(top["digit"].number, _VARINT),
+    )
+    message["top"]["tag"] = _tag(top["probability"].number, _FIXED32)
+    return message
+
+
+_VARINT, _LENGTH, _FIXED32 = 0, 2, 5
+
+
+def _tag(number: int, encoding: int) -> int:
+    return number << 3 | encoding

@@ -37,10 +37,11 @@ def open_onnx_runtime(graph: bytes, *, threads: int = 1) -> Iterator[Engine]:
     Raises:
         StartupError: ONNX Runtime is not installed, or refuses the graph.
     """
-    yield OnnxRuntimeEngine(_session(graph, threads))
+    yield OnnxRuntimeEngine(open_session(graph, threads=threads))
 
 
-def _session(graph: bytes, threads: int) -> Any:
+def open_session(graph: bytes, *, threads: int) -> Any:
+    """The library's own session, with the settings that serving uses. Arguments and errors as above."""
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,0 +1,113 @@
+"""Real servers for the clients: the project's own in a process of its own, and a small one that does as it is told."""
+
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serve.process import server_process
+
+
+@pytest.fixture(scope="session")
+def serving(bundle: Path, tmp_path_factory) -> Callable[..., AbstractContextManager[str]]:
+    """`with serving("--max-batch", "1") as address:` runs `python -m serve` on a free port.
+
+    On leaving it gets SIGTERM, and fails the test unless it drains and ends with status 0.
+    """
+
+    @contextmanager
+    def serve(*flags: str) -> Iterator[str]:
+        log = tmp_path_factory.mktemp("server") / "log"
+        with server_process(bundle, *flags, log=log) as server:
+            yield server.address
+        assert "Traceback" not in log.read_text()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def address(serving) -> Iterator[str]:
+    """Address of one server that all tests share; none of them can hurt it."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def raw(address: str) -> Iterator[digits_pb2_grpc.DigitRecognizerStub]:
+    """The generated stub, which checks nothing and repeats nothing."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
+        yield digits_pb2_grpc.DigitRecognizerStub(channel)
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """uint8 [40, 28, 28] of noise: images that an untidy caller might send, each another."""
+    return np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A request as the obedient server saw it; times in seconds."""
+
+    request: digits_pb2.ClassifyRequest
+    arrived: float
+    time_remaining: float | None
+
+
+class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
+    """Ends each call with the next of `statuses`, then answers; records every call."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.calls: list[Call] = []
+        self.statuses: list[grpc.StatusCode] = []
+        self.pushback_ms: int | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def Classify(self, request, context):
+        self.calls.append(Call(request, time.monotonic(), context.time_remaining()))
+        self.hold.wait(timeout=20)
+        if self.statuses:
+            if self.pushback_ms is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", str(self.pushback_ms)),))
+            context.abort(self.statuses.pop(0), "as told")
+        images = len(request.pixels) // 784
+        row = [0.0] * 9 + [1.0]
+        predictions = [digits_pb2.Prediction(digit=9, probabilities=row)] * images
+        return digits_pb2.ClassifyResponse(model="told", version="1", predictions=predictions)
+
+    def GetModel(self, request, context):
+        self.calls.append(Call(request, time.monotonic(), context.time_remaining()))
+        return digits_pb2.Model(name="told", version="1")
+
+
+@pytest.fixture
+def obedient() -> Iterator[ObedientServer]:
+    """A gRPC server on a free port that does as the test tells it."""
+    servicer = ObedientServer()
+    server = grpc.server(ThreadPoolExecutor(8))
+    digits_pb2_grpc.add_DigitRecognizerServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield servicer
+    finally:
+        servicer.hold.set()
+        server.stop(grace=None).wait()
+
+
+@pytest.fixture
+def free_address() -> str:
+    """A port of this machine that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
