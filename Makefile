@@ -28,8 +28,9 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: .venv/ready ## Measure the server with h2load; writes benchmarks/results/serving.json
+bench: .venv/ready ## Measure the server of `make demo` with h2load; writes benchmarks/results and the README's table
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.report
 
 proto: .venv/ready ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto

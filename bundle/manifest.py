@@ -8,7 +8,7 @@ import json
 import re
 import types
 from dataclasses import dataclass
-from typing import Any, Self, get_args, get_origin
+from typing import Any, NoReturn, Self, get_args, get_origin
 
 from bundle.errors import ManifestError
 
@@ -80,12 +80,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Check each name that will become a path or a key."""
-        if not _NAME.fullmatch(self.name):
-            raise ManifestError(
-                f"model name {self.name!r}: up to 64 letters, digits, '.', '_', '-' were expected, no mark in front"
-            )
-        if not _VERSION.fullmatch(self.version):
-            raise ManifestError(f"model version {self.version!r}: a whole number from 1 was expected, such as '1'")
+        check_identity(self.name, self.version)
         for name in self.files:
             # A bundle is flat: no entry may point outside it.
             if not _NAME.fullmatch(name):
@@ -93,7 +88,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The same manifest always gives the same text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -104,7 +99,7 @@ class Manifest:
                 unknown or of the wrong type.
         """
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
             raise ManifestError(f"the manifest is not valid JSON ({error}); export the model again") from error
         except RecursionError as error:
@@ -115,6 +110,24 @@ class Manifest:
         manifest = _read(cls, document, "manifest")
         assert isinstance(manifest, cls)
         return manifest
+
+
+def check_identity(name: str, version: str) -> None:
+    """Check what a model is served under.
+
+    Raises:
+        ManifestError: The name or the version cannot be a part of a path or of a metric's label.
+    """
+    if not _NAME.fullmatch(name):
+        raise ManifestError(
+            f"model name {name!r}: up to 64 letters, digits, '.', '_', '-' were expected, no mark in front"
+        )
+    if not _VERSION.fullmatch(version):
+        raise ManifestError(f"model version {version!r}: a whole number from 1 was expected, such as '1'")
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _check_format(found: object) -> None:
@@ -144,7 +157,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _expect(get_args(kind), value, where)
     if kind is Any:
         return value
-    return float(_expect((int, float), value, where)) if kind is float else _expect(kind, value, where)
+    return _read_float(value, where) if kind is float else _expect(kind, value, where)
 
 
 def _read_dataclass(kind: type, value: Any, where: str) -> Any:
@@ -154,6 +167,16 @@ def _read_dataclass(kind: type, value: Any, where: str) -> Any:
     if missing or unknown:
         raise ManifestError(f"{where}: missing fields {missing}, unknown fields {unknown}; export the model again")
     return kind(**{name: _read(fields[name], entries[name], f"{where}.{name}") for name in fields})
+
+
+def _read_float(value: Any, where: str) -> float:
+    number = _expect((int, float), value, where)
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise ManifestError(
+            f"{where} has {len(str(number))} digits, too many for a number; export the model again"
+        ) from error
 
 
 def _expect(kind: type | tuple[type, ...], value: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -33,8 +34,11 @@ class Bundle:
         Raises:
             BundleError: The directory, the manifest or a file is missing, or a size or digest differs.
         """
-        if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
+        try:
+            found = "a directory" if path.is_dir() else "a file" if path.exists() else "nothing"
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}; a bundle directory was expected; check the path") from error
+        if found != "a directory":
             raise BundleError(
                 f"{path}: found {found}, a bundle directory was expected; "
                 "make one with `python -m export.to_onnx best.pt`"
@@ -55,15 +59,18 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest lists no {name}; it lists {sorted(self.manifest.files)}")
         try:
             with (self.path / name).open("rb") as file:
-                content = file.read(listed.bytes + 1)
+                size = os.fstat(file.fileno()).st_size
+                # Not read before the size is right: a manifest may name any size, a file may have any.
+                content = file.read(size) if size == listed.bytes else None
         except OSError as error:
             raise BundleError(
                 f"{self.path / name}: {error.strerror}; the manifest lists this file, {listed.bytes} bytes; "
                 "restore it, or export the model again"
             ) from error
-        if file_entry(content) != listed:
+        if content is None or file_entry(content) != listed:
+            digest = f" with SHA-256 {file_entry(content).sha256}" if content is not None else ""
             raise BundleError(
-                f"{self.path / name}: received {_describe(content, listed)}, "
+                f"{self.path / name}: received {size} bytes{digest}, "
                 f"expected {listed.bytes} bytes with SHA-256 {listed.sha256}; "
                 "the file was changed after it was published: restore it, or export the model again"
             )
@@ -81,16 +88,20 @@ def publish(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     Raises:
         PublishError: The target is something else, or cannot be written. What was there is still there.
     """
+    if MANIFEST_NAME in files:
+        raise PublishError(f"a file named {MANIFEST_NAME} was given; the manifest is written by itself, leave it out")
     check_target(path)
+    # A link stays, and what it points to is replaced; "." gets a name.
+    target = path.resolve()
     manifest = dataclasses.replace(manifest, files={name: file_entry(content) for name, content in files.items()})
     staging: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         staging.chmod(0o755)
         for name, content in {**files, MANIFEST_NAME: manifest.to_json().encode()}.items():
             _write(staging / name, content)
-        _swap(staging, path)
+        _swap(staging, target)
     except OSError as error:
         raise PublishError(
             f"{path}: {error.strerror or error}; nothing was published; free some space or choose another --output"
@@ -107,13 +118,26 @@ def check_target(path: Path) -> None:
     Raises:
         PublishError: Something else stands at `path`, or its parent cannot be written.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
-        raise PublishError(f"{path}: holds files that are no bundle; they are left alone; choose another --output")
-    if path.exists() and not path.is_dir():
-        raise PublishError(f"{path}: is a file; a directory was expected; choose another --output")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise PublishError(f"{path}: {parent} cannot be written; choose another --output or mend its permissions")
+    try:
+        if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
+            raise PublishError(f"{path}: holds files that are no bundle; they are left alone; choose another --output")
+        if path.exists() and not path.is_dir():
+            raise PublishError(f"{path}: is a file; a directory was expected; choose another --output")
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise PublishError(f"{path}: {parent} cannot be written; choose another --output or mend its permissions")
+    except OSError as error:
+        raise PublishError(f"{path}: {error.strerror}; choose another --output") from error
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether nothing in the directory would be lost by replacing it, whatever version of a bundle it is."""
+    try:
+        document = json.loads((path / MANIFEST_NAME).read_bytes())
+        listed = {MANIFEST_NAME, *document["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return "format" in document and {entry.name for entry in path.iterdir()} <= listed
 
 
 def file_entry(content: bytes) -> File:
@@ -137,12 +161,6 @@ def _read_manifest(path: Path) -> Manifest:
         raise ManifestError(f"{path}: {error}") from error
 
 
-def _describe(content: bytes, listed: File) -> str:
-    if len(content) > listed.bytes:
-        return f"more than {listed.bytes} bytes"
-    return f"{len(content)} bytes with SHA-256 {hashlib.sha256(content).hexdigest()}"
-
-
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
@@ -159,7 +177,7 @@ def _swap(staging: Path, path: Path) -> None:
     path.rename(previous)
     try:
         staging.rename(path)
-    except OSError:
+    except BaseException:  # Ctrl-C included
         previous.rename(path)
         raise
     shutil.rmtree(previous, ignore_errors=True)

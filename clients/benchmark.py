@@ -23,6 +23,7 @@ import grpc.aio
 import numpy as np
 import tyro
 
+from clients.answers import ModelInfo
 from clients.client import DigitClient
 from clients.errors import DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
@@ -173,10 +174,8 @@ def table(levels: list[Level]) -> str:
     return "\n".join(lines)
 
 
-def report(options: Options, levels: list[Level]) -> dict[str, object]:
+def report(options: Options, model: ModelInfo, levels: list[Level]) -> dict[str, object]:
     """Everything measured and its conditions, as plain data."""
-    with DigitClient(options.address, timeout_s=options.timeout_s) as client:
-        model = client.get_model()
     return {
         "options": dataclasses.asdict(options),
         "model": dataclasses.asdict(model),
@@ -194,16 +193,17 @@ def main() -> int:
     """Exit status: 0 when every request was answered, 1 when some failed or no server answered."""
     try:
         options = tyro.cli(Options, prog="python -m clients.benchmark", description=__doc__)
+        with DigitClient(options.address, timeout_s=options.timeout_s) as client:
+            model = client.get_model()
         levels = []
         for concurrency in options.concurrency:
             print(f"{concurrency} callers, {options.warmup_s + options.duration_s:g} s …", file=sys.stderr, flush=True)
             levels.append(asyncio.run(measure(options, concurrency)))
-        document = report(options, levels)
     except (DigitError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(table(levels))
-    print(json.dumps(document))
+    print(json.dumps(report(options, model, levels)))
     return 1 if any(level.errors for level in levels) else 0
 
 

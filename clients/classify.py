@@ -33,12 +33,15 @@ class Options:
 def classify(options: Options) -> bool:
     """Print one line per picture; returns whether all were classified."""
     width = max(len(str(path)) for path in options.pictures)
-    print(f"{'picture':{width}}  digit  probability  candidates")
+    head = f"{'picture':{width}}  digit  probability  candidates"
     complete = True
     with DigitClient(options.address, timeout_s=options.timeout_s) as client:
         for path in options.pictures:
             try:
                 answer = client.classify(images.load(path), top_k=options.top_k)
+                if head:
+                    print(head)
+                    head = ""
                 print(f"{path!s:{width}}  {_row(answer.predictions[0])}")
             except InvalidImages as error:
                 complete = False

@@ -1,5 +1,6 @@
 """From picture files to the 28 x 28 white-on-black pixels that the server takes."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,16 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
         InvalidImages: The file is missing, no picture, or too large.
     """
     try:
-        with Image.open(path) as picture:
+        # Pillow only warns of some pictures that are far too large.
+        with (
+            warnings.catch_warnings(category=Image.DecompressionBombWarning, action="ignore"),
+            Image.open(path) as picture,
+        ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise InvalidImages(
                     f"{path}: {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read; scale it down"
                 )
-            grey = np.asarray(picture.convert("L").resize((28, 28), Image.Resampling.BOX))
+            grey = np.asarray(_grey(picture).resize((28, 28), Image.Resampling.BOX))
     except UnidentifiedImageError as error:
         raise InvalidImages(
             f"{path}: no picture that can be read; PNG, JPEG, WebP, BMP, TIFF or GIF is expected"
@@ -36,3 +41,14 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
             f"{path}: cannot be read as a picture: {getattr(error, 'strerror', None) or error}"
         ) from error
     return np.invert(grey) if grey.mean() > 127 else grey
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """The picture in grey; what is transparent becomes paper, on which the ink stands out."""
+    if not picture.has_transparency_data:
+        return picture.convert("L")
+    colour = picture.convert("RGBA")
+    grey, opacity = colour.convert("L"), colour.getchannel("A")
+    ink = np.asarray(grey)[np.asarray(opacity) > 127]
+    paper = 0 if ink.size and ink.mean() > 127 else 255
+    return Image.composite(grey, Image.new("L", grey.size, paper), opacity)

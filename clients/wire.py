@@ -47,7 +47,10 @@ def to_request(images: npt.ArrayLike, *, model: str, version: str, top_k: int) -
     """
     if not 0 <= top_k <= 10:
         raise InvalidImages(f"top_k is {top_k}; 0 to 10 was expected")
-    pixels = np.asarray(images)
+    try:
+        pixels = np.asarray(images)
+    except ValueError as error:
+        raise InvalidImages(f"images are no array ({error}); [N, 28, 28] of uint8 was expected") from error
     if pixels.dtype != np.uint8:
         raise InvalidImages(f"images are {pixels.dtype}; uint8 was expected: 0 is paper (black), 255 full ink (white)")
     if pixels.shape[-2:] != (28, 28) or pixels.ndim > 4 or (pixels.ndim == 4 and pixels.shape[1] != 1):

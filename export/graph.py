@@ -123,6 +123,8 @@ def _check_nodes(model: onnx.ModelProto) -> list[str]:
     ]
     if operators[-1:] != ["Softmax"]:
         findings.append(f"the last node is {operators[-1:]}, expected Softmax")
+    elif {attribute.name: attribute.i for attribute in model.graph.node[-1].attribute}.get("axis", -1) not in (1, -1):
+        findings.append("the soft-max is not over the ten digits of an image")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         findings.append("weights lie in a second file; a bundle's graph is one file")
     return findings

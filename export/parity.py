@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+NO_DIGIT = -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
@@ -64,10 +66,14 @@ def measure(
             f"reference is {reference.shape}, candidate {candidate.shape}, labels {labels.shape}; "
             "expected [N, 10], [N, 10] and [N]"
         )
+    if not len(labels):
+        raise ValueError("there are no images to compare; at least one image was expected")
     finite = np.isfinite(candidate)
     # Where the candidate has no number the difference is as large as one can be.
     difference = np.where(finite, np.abs(reference - np.where(finite, candidate, 0)), 1.0)
-    ours, theirs = reference.argmax(axis=1), np.where(finite, candidate, -1).argmax(axis=1)
+    ours = reference.argmax(axis=1)
+    # An image without a single number has no digit, not the digit 0.
+    theirs = np.where(finite.any(axis=1), np.where(finite, candidate, -1).argmax(axis=1), NO_DIGIT)
     ranked = np.sort(reference, axis=1)
     margins = ranked[:, -1] - ranked[:, -2]
     flips = [

@@ -24,14 +24,14 @@ import tyro
 import train.checkpoint
 import train.data
 from bundle import Bundle, BundleError, Manifest
-from bundle.manifest import Checkpoint, Parity, Tensor
+from bundle.manifest import Checkpoint, Parity, Tensor, check_identity
 from bundle.store import check_target, publish
 from export import graph, parity
 from export.errors import ExportError, ParityError
 from serve.engines import Engine, Pixels, Probabilities
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
 from serve.errors import ServeError
-from train.data import Split
+from train.data import Dataset, Split
 from train.errors import TrainError
 from train.evaluate import predict
 from train.models import Recogniser
@@ -74,8 +74,10 @@ def export(options: Options) -> Bundle:
     check_target(options.target)
     with _stage("load"):
         checkpoint = train.checkpoint.load(options.checkpoint)
+        name = options.name or checkpoint.architecture
+        check_identity(name, options.version)
         recogniser = checkpoint.recogniser()
-        test = train.data.load(checkpoint.data["name"], options.data_root).test
+        test = _load_data(checkpoint, options.data_root).test
     with _stage("convert"):
         model = graph.convert(recogniser)
         graph.check(model)
@@ -88,7 +90,7 @@ def export(options: Options) -> Bundle:
     if findings := parity.judge(comparison, tolerances):
         raise ParityError("the engine does not agree with the reference, nothing is published: " + "; ".join(findings))
     report = json.dumps(parity.to_json(comparison, tolerances), indent=2) + "\n"
-    manifest = _describe(options, checkpoint, comparison)
+    manifest = _describe(options, name, checkpoint, comparison)
     bundle = publish(options.target, manifest, {GRAPH: content, "parity.json": report.encode()})
     print(f"published {bundle.path}")
     return bundle
@@ -113,9 +115,22 @@ def run_all(engine: Engine, pixels: Pixels) -> Probabilities:
     raise AssertionError("unreachable: cycle does not end")
 
 
-def _describe(options: Options, checkpoint: train.checkpoint.Checkpoint, comparison: parity.Comparison) -> Manifest:
+def _load_data(checkpoint: train.checkpoint.Checkpoint, root: Path | None) -> Dataset:
+    """The data set that the checkpoint was trained and tested on."""
+    dataset = train.data.load(checkpoint.data["name"], root)
+    if dataset.sha256 != checkpoint.data["sha256"]:
+        raise ExportError(
+            f"the checkpoint was trained on {dataset.name} with SHA-256 {checkpoint.data['sha256']}, but the one found "
+            f"here has {dataset.sha256}; name the right folder with --data-root, or train again"
+        )
+    return dataset
+
+
+def _describe(
+    options: Options, name: str, checkpoint: train.checkpoint.Checkpoint, comparison: parity.Comparison
+) -> Manifest:
     return Manifest(
-        name=options.name or checkpoint.architecture,
+        name=name,
         version=options.version,
         architecture=checkpoint.architecture,
         labels=[str(digit) for digit in range(10)],

@@ -2,6 +2,8 @@
 
 First the ONNX bundle of `export.to_onnx`, parity check included, which serves on its own; then the plan. Where
 TensorRT is missing the bundle is left as it is and the exit status says that there is no plan.
+
+This version stops before the plan everywhere, and says so.
 """
 
 import importlib.util

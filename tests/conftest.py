@@ -1,5 +1,6 @@
 """What is expensive is made once per run: a trained checkpoint and the bundle exported from it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ def run_module(module: str, *arguments: object, timeout_s: float = 110) -> str:
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
+        # Threads that wait for each other by spinning take minutes where tests run side by side.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=timeout_s,

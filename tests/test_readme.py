@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import update
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -92,3 +94,8 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def test_the_tables_say_what_the_committed_results_say() -> None:
+    assert "<!-- serving -->" in README
+    assert update(README) == README, "run `python -m benchmarks.report`"

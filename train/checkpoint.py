@@ -4,6 +4,7 @@ This is the contract between training and export. A checkpoint holds tensors and
 so that reading one never runs code.
 """
 
+import math
 import platform
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -73,8 +74,8 @@ class Checkpoint:
         return Recogniser(self.network()).eval()
 
     def _check_weights(self, network: nn.Module) -> None:
-        expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-        received = {name: list(tensor.shape) for name, tensor in self.weights.items()}
+        expected = {name: _describe(tensor) for name, tensor in network.state_dict().items()}
+        received = {name: _describe(tensor) for name, tensor in self.weights.items()}
         for name in sorted(expected.keys() | received.keys()):
             if expected.get(name) != received.get(name):
                 raise CheckpointError(
@@ -130,3 +131,31 @@ def _check_format(path: Path, payload: dict[str, Any]) -> None:
     for name, tensor in payload["weights"].items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: weight {name!r} is a {type(tensor).__name__}, expected a tensor")
+    for name in payload["data"].keys() ^ {"name", "sha256"}:
+        raise CheckpointError(f"{path}: data has or lacks {name!r}; expected name and sha256. Train again")
+    for name in expected.keys() - {"weights"}:
+        _check_plain(path, name, payload[name])
+
+
+def _check_plain(path: Path, where: str, value: object) -> None:
+    """Refuses metadata that JSON could not carry to the bundle's manifest."""
+    match value:
+        case None | bool() | int() | str():
+            return
+        case float() if math.isfinite(value):
+            return
+        case list() | tuple():
+            for item in value:
+                _check_plain(path, where, item)
+        case dict() if all(isinstance(key, str) for key in value):
+            for key, item in value.items():
+                _check_plain(path, f"{where}.{key}", item)
+        case _:
+            raise CheckpointError(
+                f"{path}: {where} holds {value!r:.60}, a {type(value).__name__}; "
+                "expected plain, finite values. Train again"
+            )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

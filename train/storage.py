@@ -110,8 +110,11 @@ def _check_archive(path: Path) -> None:
             f"{path} is truncated: {path.stat().st_size} bytes without the index that ends a checkpoint. "
             "Train again or fetch the file again"
         )
-    with zipfile.ZipFile(path) as archive:
-        # torch.load reads weights without looking at their checksums.
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load reads weights without looking at their checksums.
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Train again or fetch the file again") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong. Train again or fetch it again")

@@ -112,13 +112,13 @@ def test_a_single_changed_byte_is_found(damaged, name, where, flip):
     [
         (b"", "received 0 bytes"),
         (FILES["model.onnx"][:-1], "received 1023 bytes"),
-        (FILES["model.onnx"] + b"\0", "more"),
+        (FILES["model.onnx"] + b"\0", "received 1025 bytes"),
     ],
     ids=["emptied", "truncated", "lengthened"],
 )
 def test_a_file_of_another_size_is_refused(published, content, received):
     (published / "model.onnx").write_bytes(content)
-    with pytest.raises(BundleError, match=rf"model\.onnx: {received if received[0] == 'r' else 'received more than'}"):
+    with pytest.raises(BundleError, match=rf"model\.onnx: {received}, expected 1024 bytes"):
         Bundle.open(published)
 
 
@@ -183,9 +183,6 @@ def test_a_huge_manifest_is_refused_before_it_fills_the_memory(published):
         Bundle.open(published)
 
 
-@pytest.mark.xfail(
-    raises=(MemoryError, OverflowError), reason="Bundle.read asks for as much memory as the manifest says"
-)
 @pytest.mark.parametrize("size", [10**15, 10**30])
 def test_a_size_that_no_file_has_is_refused_before_it_fills_the_memory(published, size):
     path = published / MANIFEST_NAME
@@ -194,7 +191,6 @@ def test_a_size_that_no_file_has_is_refused_before_it_fills_the_memory(published
         Bundle.open(published)
 
 
-@pytest.mark.xfail(raises=OSError, reason="Path.is_dir raises for a name that is too long; nobody catches it")
 def test_a_path_that_cannot_exist_is_refused(tmp_path, manifest):
     with pytest.raises(BundleError, match="too long"):
         Bundle.open(tmp_path / ("x" * 300))
@@ -214,7 +210,6 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, manifest):
     assert content_of(tmp_path) == before
 
 
-@pytest.mark.xfail(reason="check_target takes any folder with a file named manifest.json, a common name, for a bundle")
 def test_a_folder_with_somebody_elses_manifest_is_left_alone(tmp_path, manifest):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "manifest.json").write_text('{"short_name": "a web page", "start_url": "/"}')
@@ -246,16 +241,12 @@ def test_a_file_name_that_leads_elsewhere_is_refused_before_anything_is_written(
     assert not content_of(tmp_path)
 
 
-@pytest.mark.xfail(
-    reason="publish overwrites a file named manifest.json with its own and lists the digest of the other"
-)
 def test_a_file_may_not_take_the_manifests_name(tmp_path, manifest):
     with pytest.raises(BundleError, match=MANIFEST_NAME):
         publish(tmp_path / "bundle", manifest, {MANIFEST_NAME: b"x"})
     assert not content_of(tmp_path)
 
 
-@pytest.mark.xfail(reason="_swap renames the link, not the folder behind it, and rmtree does not remove links")
 def test_a_link_to_an_older_bundle_leaves_no_temporary_files(published, manifest, tmp_path):
     (tmp_path / "current").symlink_to(published)
     publish(tmp_path / "current", manifest, {"model.onnx": b"new"})

@@ -161,7 +161,6 @@ def test_more_candidates_than_digits_are_refused_before_anything_is_sent(ask, ob
     assert obedient.calls == []
 
 
-@pytest.mark.xfail(raises=ValueError, reason="clients/wire.py: np.asarray raises numpy's own error for ragged lists")
 def test_lists_of_different_lengths_are_refused_like_any_bad_images(ask, obedient):
     with pytest.raises(InvalidImages):
         ask("classify", obedient.address, [[1], [2, 3]])

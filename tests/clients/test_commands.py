@@ -142,9 +142,6 @@ def test_a_benchmark_without_a_server_ends_with_one_and_names_the_address(free_a
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.xfail(
-    reason="clients/benchmark.py asks for the model last: a whole sweep passes before an absent server shows"
-)
 def test_a_benchmark_without_a_server_ends_before_it_measures(free_address):
     done = run("benchmark", "--address", free_address, "--concurrency", 1, *QUICK)
     assert "callers" not in done.stderr

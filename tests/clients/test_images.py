@@ -80,9 +80,6 @@ def test_what_comes_out_can_be_sent_as_it_is(tmp_path, ink):
     assert (found.dtype, found.shape, found.flags.c_contiguous) == (np.uint8, (28, 28), True)
 
 
-@pytest.mark.xfail(
-    reason="clients/images.py: convert('L') drops the alpha channel, so that the digit becomes invisible"
-)
 @pytest.mark.parametrize("colour", [0, 255], ids=["black", "white"])
 def test_ink_on_transparent_paper_is_seen(tmp_path, ink, colour):
     pixels = np.full((28, 28, 4), colour, np.uint8)
@@ -137,10 +134,6 @@ def test_a_picture_that_would_fill_the_memory_is_refused_unread(tmp_path, side):
         load(path)
 
 
-@pytest.mark.xfail(
-    raises=Image.DecompressionBombWarning,
-    reason="clients/images.py: between 89 and 178 megapixels Pillow warns on standard error before our own check",
-)
 def test_a_picture_that_is_refused_causes_no_warning_besides(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png_that_claims(10_000, 10_000))

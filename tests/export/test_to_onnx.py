@@ -300,17 +300,7 @@ def integer_weights(good: Path, folder: Path) -> Path:
     return changed(good, folder, weights={name: each.to(torch.int8) for name, each in load(good).weights.items()})
 
 
-KNOWN_GAPS = {
-    damaged_index: "train/storage.py: what zipfile raises for a damaged index is caught by nobody",
-    nameless_data: "train/checkpoint.py checks no entry of `data`: KeyError in export/to_onnx.py",
-    tensor_in_the_metadata: "train/checkpoint.py admits tensors among the metadata: TypeError from json.dumps",
-    integer_weights: "train/checkpoint.py compares shapes, not types: rounded weights are published",
-}
-
-
-@pytest.mark.parametrize(
-    "make", [pytest.param(make, marks=pytest.mark.xfail(reason=reason)) for make, reason in KNOWN_GAPS.items()]
-)
+@pytest.mark.parametrize("make", [damaged_index, nameless_data, tensor_in_the_metadata, integer_weights])
 def test_a_checkpoint_that_only_looks_good_is_refused(export, checkpoint, tmp_path, make):
     ended = export(make(checkpoint, tmp_path), "--output", tmp_path / "bundle")
     assert ended.status == 1
@@ -337,7 +327,6 @@ def test_a_name_that_cannot_be_served_publishes_nothing(export, checkpoint, tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.xfail(reason="export/to_onnx.py looks at --name and --version only after conversion and comparison")
 def test_a_version_that_cannot_be_served_is_refused_before_any_work(export, checkpoint, tmp_path):
     ended = export(checkpoint, "--output", tmp_path / "bundle", "--version", "0")
     assert ended.status == 1

@@ -163,8 +163,12 @@ class TestAContentThatDoesNotFit:
     @pytest.mark.parametrize(
         ("name", "weight", "message"),
         [
-            ("0.weight", torch.zeros(32, 1, 3, 3), r"0.weight is \[32, 1, 3, 3\], expected \[16, 1, 3, 3\]"),
-            ("99.weight", torch.zeros(1), r"99.weight is \[1\], expected absent"),
+            (
+                "0.weight",
+                torch.zeros(32, 1, 3, 3),
+                r"0.weight is float32 \[32, 1, 3, 3\], expected float32 \[16, 1, 3, 3\]",
+            ),
+            ("99.weight", torch.zeros(1), r"99.weight is float32 \[1\], expected absent"),
         ],
     )
     def test_weights_of_another_shape_or_name_are_named(self, path, checkpoint, name, weight, message):
@@ -174,5 +178,5 @@ class TestAContentThatDoesNotFit:
 
     def test_missing_weights_are_named(self, path, checkpoint):
         save_changed(path, checkpoint, weights={})
-        with pytest.raises(CheckpointError, match=r"0.bias is absent, expected \[16\]"):
+        with pytest.raises(CheckpointError, match=r"0.bias is absent, expected float32 \[16\]"):
             checkpoints.load(path)
