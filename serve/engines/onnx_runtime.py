@@ -46,8 +46,6 @@ def open_session(graph: bytes, *, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Batches vary in size; the arena would keep the largest it ever saw for each, and frees nothing.
-    options.enable_cpu_mem_arena = False
     # A waiting thread that spins takes its core from the front end.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
