@@ -28,7 +28,7 @@ def serving_table(result: dict[str, Any]) -> str:
     ]
     conditions = result["conditions"]
     where = f"{conditions['cores']} cores of {conditions['cpu']}, ONNX Runtime {conditions['versions']['onnxruntime']}"
-    lines = [f"| `{result['model']['name']}`, one server process, {where} | |", "|---|---|"]
+    lines = [f"| `{result['model']['name']}`, one server process, {where} | measured |", "|---|---:|"]
     return "\n".join([*lines, *(f"| {label} | {figure} |" for label, figure in rows)])
 
 
