@@ -44,7 +44,7 @@ def measure(address: str, method: str, message: bytes, reply_bytes: int, load: L
         address: "HOST:PORT".
         method: "/package.Service/Method".
         message: The serialised request.
-        reply_bytes: Size of a serialised reply.
+        reply_bytes: Size of a reply on the wire, its five bytes of frame included.
         load: How many callers.
         duration_s: Seconds measured, after a second of warm-up.
 
@@ -85,6 +85,8 @@ def _check_replies(output: str, reply_bytes: int) -> None:
     """h2load takes a refused call for a success, since the HTTP status is 200; but a refusal carries no reply."""
     succeeded = _number(r"(\d+) succeeded", output)
     data_bytes = _number(r"\((\d+)\) data", output)
+    if unanswered := sum(_number(rf"(\d+) {kind}", output) for kind in ("failed", "errored", "timeout")):
+        raise RuntimeError(f"{unanswered:.0f} of {succeeded + unanswered:.0f} calls were not answered:\n{output}")
     if not succeeded or data_bytes / succeeded < 0.95 * reply_bytes:
         raise RuntimeError(
             f"{data_bytes:.0f} bytes came back for {succeeded:.0f} calls, about {reply_bytes} a call were expected: "

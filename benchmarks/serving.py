@@ -16,21 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import numpy as np
 import psutil
 import tyro
 from onnxruntime import InferenceSession
 
 from benchmarks.conditions import conditions
-from benchmarks.h2load import Load, Measurement, measure
-from bundle import Bundle
+from benchmarks.h2load import Load, Measurement, frame, measure
+from bundle import Bundle, BundleError
 from clients import DigitClient
-from protos.digits.v1 import digits_pb2
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.engines.onnx_runtime import GRAPH, open_session
+from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
 
 METHOD = "/digits.v1.DigitRecognizer/Classify"
 MANY = 64
+
+# The server's own default.
+MAX_BATCH = 32
 
 SINGLE = {
     "1 caller": Load(connections=1, streams=1),
@@ -59,8 +64,17 @@ class Options:
 
 
 def main() -> int:
-    """Exit status: 0 when everything was measured."""
+    """Exit status: 0 when everything was measured, 1 when something for it is missing."""
     options = tyro.cli(Options, prog="python -m benchmarks.serving", description=__doc__)
+    try:
+        _run(options)
+    except (BundleError, StartupError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: Options) -> None:
     graph = Bundle.open(options.bundle).read(GRAPH)
     with tempfile.TemporaryDirectory() as folder, server_process(options.bundle, log=Path(folder, "log")) as server:
         repeats = []
@@ -82,7 +96,6 @@ def main() -> int:
     for name, value in medians.items():
         print(f"{name:58} {value:10,.2f}")
     print(f"written to {options.output}")
-    return 0
 
 
 def _repeat(server: ServerProcess, graph: bytes, duration_s: int) -> dict[str, Any]:
@@ -102,14 +115,11 @@ def _repeat(server: ServerProcess, graph: bytes, duration_s: int) -> dict[str, A
 
 def _served(server: ServerProcess, images: int, load: Load, duration_s: int) -> Measurement:
     pixels = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
-    message = digits_pb2.ClassifyRequest(pixels=pixels.tobytes()).SerializeToString()
-    return measure(server.address, METHOD, message, _reply_bytes(images), load, duration_s=duration_s)
-
-
-def _reply_bytes(images: int) -> int:
-    """Size of the predictions alone: the rest of a reply varies with its times."""
-    prediction = digits_pb2.Prediction(digit=1, probabilities=[0.1] * 10)
-    return digits_pb2.ClassifyResponse(predictions=[prediction] * images).ByteSize()
+    request = digits_pb2.ClassifyRequest(pixels=pixels.tobytes())
+    with grpc.insecure_channel(server.address) as channel:
+        reply = digits_pb2_grpc.DigitRecognizerStub(channel).Classify(request, timeout=10)
+    reply_bytes = len(frame(reply.SerializeToString()))
+    return measure(server.address, METHOD, request.SerializeToString(), reply_bytes, load, duration_s=duration_s)
 
 
 def _alone(graph: bytes) -> dict[str, float]:
@@ -117,7 +127,7 @@ def _alone(graph: bytes) -> dict[str, float]:
     cores = len(os.sched_getaffinity(0))
     return {
         "stock session": _throughput([InferenceSession(graph, providers=["CPUExecutionProvider"])], batch=MANY),
-        "session per core": _throughput([open_session(graph, threads=1) for _ in range(cores)], batch=16),
+        "session per core": _throughput([open_session(graph, threads=1) for _ in range(cores)], batch=MAX_BATCH),
     }
 
 

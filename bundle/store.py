@@ -169,15 +169,29 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _swap(staging: Path, path: Path) -> None:
-    """Put `staging` at `path`. The older bundle stays until the new one stands, and comes back if that fails."""
-    if not path.exists():
-        staging.rename(path)
-        return
+    """Put `staging` at `path`; the older bundle there is moved aside first and comes back if that fails.
+
+    Between the two renames nothing stands at `path`. Should the machine stop right then, the older bundle lies beside
+    it as `.NAME-…-previous`.
+    """
     previous = staging.with_name(staging.name + "-previous")
-    path.rename(previous)
     try:
+        # An empty directory is no bundle to keep, but would be in the way.
+        if path.exists():
+            path.rename(previous)
         staging.rename(path)
     except BaseException:  # Ctrl-C included
-        previous.rename(path)
+        if previous.exists() and not path.exists():
+            previous.rename(path)
         raise
     shutil.rmtree(previous, ignore_errors=True)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make renames in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

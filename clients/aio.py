@@ -1,5 +1,6 @@
 """The asynchronous client, the twin of `client.DigitClient`."""
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +36,7 @@ class AsyncDigitClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight end with CANCELLED."""
+        """Close the connection. Calls in flight raise ServerError with code CANCELLED."""
         await self._channel.close()
 
     async def classify(
@@ -63,6 +64,12 @@ class AsyncDigitClient:
         timeout_s: float | None,
     ) -> wire.Response:
         try:
-            return await method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
+            return await method(request, timeout=wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s))
         except grpc.aio.AioRpcError as error:
             raise from_status(self.address, error.code(), error.details()) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            # Nobody cancelled the caller: the connection was closed under the call.
+            raise from_status(self.address, grpc.StatusCode.CANCELLED, "the client was closed") from error

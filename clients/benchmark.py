@@ -86,10 +86,15 @@ class Level:
 
 @dataclass(kw_only=True)
 class _Recording:
-    """What the callers of one level saw between `start` and `stop`, in seconds of the performance counter."""
+    """What the callers of one level saw, in seconds of the performance counter.
+
+    A latency counts if its request was sent between `start` and `stop`, however long it took; throughput is what was
+    answered between them.
+    """
 
     start: float
     stop: float
+    answered: int = 0
     latencies_s: list[float] = dataclasses.field(default_factory=list)
     batches: list[int] = dataclasses.field(default_factory=list)
     errors: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -125,14 +130,15 @@ async def _call_repeatedly(
             await asyncio.sleep(0.01)
             continue
         answered = time.perf_counter()
-        if sent >= recording.start and answered <= recording.stop:
+        recording.answered += recording.start <= answered <= recording.stop
+        if sent >= recording.start:
             recording.latencies_s.append(answered - sent)
             recording.batches.append(response.batch_size)
 
 
 def _summarise(options: Options, concurrency: int, recording: _Recording) -> Level:
     latencies_ms = np.array(recording.latencies_s) * 1e3
-    requests_per_s = len(latencies_ms) / options.duration_s
+    requests_per_s = recording.answered / options.duration_s
     return Level(
         concurrency=concurrency,
         requests=len(latencies_ms),

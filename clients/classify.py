@@ -60,6 +60,9 @@ def main() -> int:
     if not options.pictures:
         print("error: no pictures were named; name at least one file", file=sys.stderr)
         return 1
+    if not 1 <= options.top_k <= 10:
+        print(f"error: --top-k is {options.top_k}; 1 to 10 was expected", file=sys.stderr)
+        return 1
     try:
         return 0 if classify(options) else 1
     except DigitError as error:

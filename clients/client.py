@@ -40,7 +40,7 @@ class DigitClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight end with CANCELLED."""
+        """Close the connection. Calls in flight raise ServerError with code CANCELLED."""
         self._channel.close()
 
     def classify(
@@ -79,6 +79,6 @@ class DigitClient:
         timeout_s: float | None,
     ) -> wire.Response:
         try:
-            return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s))
         except grpc.RpcError as error:
             raise from_status(self.address, error.code(), error.details()) from error

@@ -55,4 +55,7 @@ _CLASSES: dict[grpc.StatusCode, type[DigitError]] = {
 
 def from_status(address: str, code: grpc.StatusCode, details: str | None) -> DigitError:
     """The exception for a call to `address` that ended with `code`."""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (details or ""):
+        # gRPC's own limit on the size of a message has no status of its own.
+        return InvalidImages(f"{address}: too many images in one request: {details}; send several requests", code=code)
     return _CLASSES.get(code, ServerError)(f"{address}: {code.name}: {details or 'no details'}", code=code)

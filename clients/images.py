@@ -9,6 +9,9 @@ from PIL import Image, UnidentifiedImageError
 
 from clients.errors import InvalidImages
 
+# Of all that Pillow reads; some of the others start programs or are seldom looked after.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
 # A picture of one digit needs no more; what claims to be larger may be made to fill the memory.
 MAX_PIXELS = 50_000_000
 
@@ -25,7 +28,7 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
         # Pillow only warns of some pictures that are far too large.
         with (
             warnings.catch_warnings(category=Image.DecompressionBombWarning, action="ignore"),
-            Image.open(path) as picture,
+            Image.open(path, formats=FORMATS) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise InvalidImages(

@@ -1,6 +1,7 @@
 """Between arrays and messages, and what a channel needs to know. Shared by the sync and the async client."""
 
 import json
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -35,8 +36,21 @@ _SERVICE_CONFIG = {
 
 CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A request that does not fit into this buffer is sent once only; gRPC's default holds 334 images.
+    ("grpc.per_rpc_retry_buffer_size", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
 ]
+
+
+def check_timeout(timeout_s: float) -> float:
+    """`timeout_s` itself: every call has a deadline.
+
+    Raises:
+        InvalidImages: It is no time that can pass.
+    """
+    if not 0 < timeout_s < math.inf:
+        raise InvalidImages(f"timeout_s is {timeout_s}; a finite number of seconds above 0 was expected")
+    return timeout_s
 
 
 def to_request(images: npt.ArrayLike, *, model: str, version: str, top_k: int) -> digits_pb2.ClassifyRequest:

@@ -68,12 +68,9 @@ def measure(
         )
     if not len(labels):
         raise ValueError("there are no images to compare; at least one image was expected")
-    finite = np.isfinite(candidate)
-    # Where the candidate has no number the difference is as large as one can be.
-    difference = np.where(finite, np.abs(reference - np.where(finite, candidate, 0)), 1.0)
-    ours = reference.argmax(axis=1)
-    # An image without a single number has no digit, not the digit 0.
-    theirs = np.where(finite.any(axis=1), np.where(finite, candidate, -1).argmax(axis=1), NO_DIGIT)
+    # Where either has no number the difference is as large as one can be.
+    difference = np.abs(np.where(np.isfinite(reference - candidate), reference - candidate, 1.0))
+    ours, theirs = _digits(reference), _digits(candidate)
     ranked = np.sort(reference, axis=1)
     margins = ranked[:, -1] - ranked[:, -2]
     flips = [
@@ -93,7 +90,7 @@ def measure(
         mean_difference=float(difference.mean()),
         reference_accuracy=float(np.mean(ours == labels)),
         candidate_accuracy=float(np.mean(theirs == labels)),
-        not_finite=int(np.count_nonzero(~finite.all(axis=1))),
+        not_finite=int(np.count_nonzero(~np.isfinite(reference + candidate).all(axis=1))),
         flips=flips,
     )
 
@@ -102,19 +99,20 @@ def judge(comparison: Comparison, tolerances: Tolerances) -> list[str]:
     """What is wrong, one line per finding, each with the tolerance that would have passed; empty when all is well."""
     findings = []
     if comparison.not_finite:
-        findings.append(f"{comparison.not_finite} images got probabilities that are NaN or infinite; none may")
-    if comparison.max_difference > tolerances.max_difference:
+        findings.append(f"{comparison.not_finite} images have probabilities that are NaN or infinite; none may")
+    # Written so that a figure that is not a number fails.
+    if not comparison.max_difference <= tolerances.max_difference:
         findings.append(
             f"a probability differs by {comparison.max_difference:.3g}, at most {tolerances.max_difference:.3g} is "
             "tolerated"
         )
     drop = comparison.reference_accuracy - comparison.candidate_accuracy
-    if drop > tolerances.max_accuracy_drop:
+    if not drop <= tolerances.max_accuracy_drop:
         findings.append(
             f"accuracy falls by {drop:.4%}, from {comparison.reference_accuracy:.2%} to "
             f"{comparison.candidate_accuracy:.2%}; at most {tolerances.max_accuracy_drop:.4%} is tolerated"
         )
-    decided = [flip for flip in comparison.flips if flip.margin > tolerances.max_flip_margin]
+    decided = [flip for flip in comparison.flips if not flip.margin <= tolerances.max_flip_margin]
     if decided:
         widest = max(flip.margin for flip in decided)
         findings.append(
@@ -142,6 +140,12 @@ def describe(comparison: Comparison) -> list[str]:
 def to_json(comparison: Comparison, tolerances: Tolerances) -> dict[str, object]:
     """Everything measured and the bounds it was held against, as plain data."""
     return {"comparison": dataclasses.asdict(comparison), "tolerances": dataclasses.asdict(tolerances)}
+
+
+def _digits(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The most probable digit of each image; an image with no number at all has no digit, not the digit 0."""
+    finite = np.isfinite(probabilities)
+    return np.where(finite.any(axis=1), np.where(finite, probabilities, -1).argmax(axis=1), NO_DIGIT)
 
 
 def _list(flips: list[Flip], most: int = 10) -> str:

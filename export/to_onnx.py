@@ -35,6 +35,7 @@ from train.data import Dataset, Split
 from train.errors import TrainError
 from train.evaluate import predict
 from train.models import Recogniser
+from train.storage import read_bytes
 
 # Batch sizes that the comparison cycles through: engines choose their kernels by size.
 _BATCH_SIZES = (1, 7, 16, 64, 256)
@@ -73,7 +74,9 @@ def export(options: Options) -> Bundle:
     """
     check_target(options.target)
     with _stage("load"):
-        checkpoint = train.checkpoint.load(options.checkpoint)
+        # Read once: training may replace the file at any moment.
+        stored = read_bytes(options.checkpoint)
+        checkpoint = train.checkpoint.parse(stored, options.checkpoint)
         name = options.name or checkpoint.architecture
         check_identity(name, options.version)
         recogniser = checkpoint.recogniser()
@@ -90,7 +93,15 @@ def export(options: Options) -> Bundle:
     if findings := parity.judge(comparison, tolerances):
         raise ParityError("the engine does not agree with the reference, nothing is published: " + "; ".join(findings))
     report = json.dumps(parity.to_json(comparison, tolerances), indent=2) + "\n"
-    manifest = _describe(options, name, checkpoint, comparison)
+    origin = Checkpoint(
+        sha256=hashlib.sha256(stored).hexdigest(),
+        trained={
+            field.name: getattr(checkpoint, field.name)
+            for field in dataclasses.fields(checkpoint)
+            if field.name != "weights"
+        },
+    )
+    manifest = _describe(name, options.version, origin, comparison)
     bundle = publish(options.target, manifest, {GRAPH: content, "parity.json": report.encode()})
     print(f"published {bundle.path}")
     return bundle
@@ -126,13 +137,11 @@ def _load_data(checkpoint: train.checkpoint.Checkpoint, root: Path | None) -> Da
     return dataset
 
 
-def _describe(
-    options: Options, name: str, checkpoint: train.checkpoint.Checkpoint, comparison: parity.Comparison
-) -> Manifest:
+def _describe(name: str, version: str, origin: Checkpoint, comparison: parity.Comparison) -> Manifest:
     return Manifest(
         name=name,
-        version=options.version,
-        architecture=checkpoint.architecture,
+        version=version,
+        architecture=origin.trained["architecture"],
         labels=[str(digit) for digit in range(10)],
         input=Tensor(name=graph.INPUT, dtype="uint8", shape=[graph.BATCH, 1, 28, 28]),
         output=Tensor(name=graph.OUTPUT, dtype="float32", shape=[graph.BATCH, 10]),
@@ -144,14 +153,7 @@ def _describe(
             reference_accuracy=comparison.reference_accuracy,
             candidate_accuracy=comparison.candidate_accuracy,
         ),
-        checkpoint=Checkpoint(
-            sha256=hashlib.sha256(options.checkpoint.read_bytes()).hexdigest(),
-            trained={
-                field.name: getattr(checkpoint, field.name)
-                for field in dataclasses.fields(checkpoint)
-                if field.name != "weights"
-            },
-        ),
+        checkpoint=origin,
         versions={"torch": torch.__version__, "onnx": onnx.__version__},
     )
 

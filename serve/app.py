@@ -13,14 +13,16 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bundle import Bundle, BundleError
+from bundle.manifest import Tensor
 from protos.digits.v1 import digits_pb2
+from serve import health
 from serve.batcher import Batcher
 from serve.config import ServeConfig
-from serve.engines import IMAGE_BYTES, Engine
+from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Engine
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
 from serve.errors import StartupError
 from serve.servicer import SERVICE, DigitRecognizer, handler
@@ -29,7 +31,10 @@ log = logging.getLogger(__name__)
 
 # A message is read whole before its images can be counted. Up to here a caller that sends too many is told our limit
 # and how to go on; beyond it the transport refuses, in words of its own.
-_MESSAGE_BYTES = 16 << 20
+_MESSAGE_BYTES = 4 << 20
+
+_INPUT = Tensor(name="pixels", dtype="uint8", shape=["batch", *IMAGE_SHAPE])
+_OUTPUT = Tensor(name="probabilities", dtype="float32", shape=["batch", CLASSES])
 
 
 class Server:
@@ -40,7 +45,6 @@ class Server:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self._health = health.aio.HealthServicer()
 
     async def start(self) -> int:
         """Start serving.
@@ -52,30 +56,27 @@ class Server:
             StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
         """
         config = self._config
-        bundle = _open_bundle(config)
-        self._services = ["", SERVICE, bundle.manifest.name]
+        bundle, graph = _open_bundle(config)
+        self._health = health.Health(["", SERVICE, bundle.manifest.name])
         self._batcher = Batcher(
-            functools.partial(open_onnx_runtime, bundle.read(GRAPH)),
+            functools.partial(open_onnx_runtime, graph),
             slots=config.engine_threads,
             max_batch=config.max_batch,
             queue_images=config.queue_images,
-            on_failure=self._report_failure,
+            on_failure=functools.partial(self._health.report, serving=False),
         )
-        self._grpc = grpc.aio.server(options=_channel_options(config))
+        self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
         model = _describe(bundle, config)
         self._grpc.add_generic_rpc_handlers(
             [handler(DigitRecognizer(model, self._batcher, max_deadline_s=config.max_deadline_s))]
         )
-        await self._add_standard_services()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((SERVICE, health.NAME, reflection.SERVICE_NAME), self._grpc)
         await self._grpc.start()
-        try:
-            engine = await self._batcher.start()
-        except BaseException:
-            await self._grpc.stop(grace=None)
-            raise
-        _describe_engine(model, engine)
-        await self._report(serving=True)
+        engine = await self._start_engines()
+        model.engine, model.device, model.precision = engine.name, engine.device, engine.precision
+        self._health.report(serving=not self._batcher.failed)
         log.info(
             "serving %s version %s with %s on %s, %d engine threads",
             model.name,
@@ -86,6 +87,16 @@ class Server:
         )
         return port
 
+    async def _start_engines(self) -> Engine:
+        try:
+            return await self._batcher.start()
+        except BaseException as error:
+            await self._grpc.stop(grace=None)
+            if isinstance(error, StartupError) or not isinstance(error, Exception):
+                raise
+            # An engine's library raises what it likes.
+            raise StartupError(f"{self._config.bundle}: the engine cannot run this model: {error}") from error
+
     async def stop(self, hurry: asyncio.Event | None = None) -> bool:
         """Stop serving: nothing new is accepted, what was accepted is answered within the configured grace.
 
@@ -95,7 +106,7 @@ class Server:
         Returns:
             Whether every accepted request was answered.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.report(serving=False)
         drain = asyncio.ensure_future(self._batcher.drain())
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
@@ -107,20 +118,7 @@ class Server:
             log.warning("stopped with requests unanswered")
         # The answers are there; handlers need a moment to send them.
         await self._grpc.stop(grace=1.0)
-        return drained
-
-    async def _add_standard_services(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        await self._report(serving=False)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
-
-    async def _report(self, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in self._services:
-            await self._health.set(service, status)
-
-    def _report_failure(self) -> None:
-        self._failure = asyncio.ensure_future(self._report(serving=False))
+        return drained and not self._batcher.failed
 
 
 async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
@@ -139,8 +137,15 @@ async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
     server = Server(config)
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _signals(lambda: (hurry if stop.is_set() else stop).set()):
-        on_ready(await server.start())
-        await stop.wait()
+        start, stopped = asyncio.ensure_future(server.start()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            log.info("stopped while starting")
+            start.cancel()
+            await asyncio.wait({start})
+            return True
+        on_ready(start.result())
+        await stopped
         log.info("draining")
         return await server.stop(hurry)
 
@@ -157,11 +162,17 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _open_bundle(config: ServeConfig) -> Bundle:
+def _open_bundle(config: ServeConfig) -> tuple[Bundle, bytes]:
+    """The verified bundle, and its graph, which takes and gives what this server does."""
     try:
-        return Bundle.open(config.bundle)
+        bundle = Bundle.open(config.bundle)
+        graph = bundle.read(GRAPH)
     except BundleError as error:
         raise StartupError(str(error)) from error
+    for found, expected in ((bundle.manifest.input, _INPUT), (bundle.manifest.output, _OUTPUT)):
+        if found != expected:
+            raise StartupError(f"{config.bundle}: the model has {found}, {expected} was expected; export it again")
+    return bundle, graph
 
 
 def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
@@ -195,7 +206,3 @@ def _describe(bundle: Bundle, config: ServeConfig) -> digits_pb2.Model:
         sha256=manifest.files[GRAPH].sha256,
         accuracy=manifest.parity.candidate_accuracy,
     )
-
-
-def _describe_engine(model: digits_pb2.Model, engine: Engine) -> None:
-    model.engine, model.device, model.precision = engine.name, engine.device, engine.precision

@@ -96,6 +96,7 @@ class Batcher:
         self._accepted: set[Job] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._failed = False
         self._seconds_per_image = 0.0
         # Guards the queue and `_stopping`, which engine threads share with the loop. Held for microseconds only.
         self._condition = threading.Condition()
@@ -120,42 +121,52 @@ class Batcher:
         try:
             engines = await asyncio.gather(*ready)
         except BaseException:
-            await self._stop()
+            await self._stop(timeout_s=1.0)
             raise
-        self._refusal = None
+        if not self._failed:
+            self._refusal = None
         return cast(Engine, engines[0])
+
+    @property
+    def failed(self) -> bool:
+        """Whether an engine thread has died."""
+        return self._failed
 
     async def submit(self, pixels: Pixels, *, deadline: float = math.inf) -> Answer:
         """Classify one caller's images.
 
         Args:
             pixels: uint8 [N, 1, 28, 28], N of at least 1. The array must not change until the answer is there.
-            deadline: When the answer has lost its use, in seconds of the batcher's clock.
+            deadline: When the answer has lost its use, in seconds of the batcher's clock; nobody waits beyond it.
 
         Raises:
             QueueFull: No room for N images more.
-            DeadlineExceeded: The deadline passed before the images reached an engine.
+            DeadlineExceeded: The deadline passed before the answer was there.
             Unavailable: Not started, draining, or an engine thread has died.
             EngineFault: The engine failed on one of this caller's batches.
         """
         assert pixels.dtype == np.uint8, "this is a bug: pixels are checked before the queue"
         assert len(pixels) > 0, "this is a bug: empty requests are refused before the queue"
         assert pixels.shape[1:] == IMAGE_SHAPE, "this is a bug: shapes are checked before the queue"
-        answer: asyncio.Future[Answer] = self._loop.create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         job = Job(pixels=pixels, deadline=deadline, arrived=self._clock(), waiter=answer)
         self._admit(job)
         try:
-            return await answer
+            async with asyncio.timeout(None if deadline == math.inf else deadline - job.arrived):
+                return await answer
+        except TimeoutError as error:
+            self.counts.expired += 1
+            raise DeadlineExceeded("the deadline passed before the answer was there") from error
         except asyncio.CancelledError:
-            # A transport cancels at the deadline, too.
-            if self._clock() >= deadline:
-                self.counts.expired += 1
-            else:
-                self.counts.cancelled += 1
-            with self._condition:
-                self._queue.discard(job)
+            if answer.cancelled():
+                # A transport cancels at the deadline, too.
+                late = self._clock() >= deadline
+                self.counts.expired += late
+                self.counts.cancelled += not late
             raise
         finally:
+            with self._condition:
+                self._queue.discard(job)
             self._accepted.discard(job)
             if not self._accepted:
                 self._idle.set()
@@ -291,8 +302,9 @@ class Batcher:
             )
 
     def _expire(self, jobs: list[Job]) -> None:
-        self.counts.expired += len(jobs)
-        self._settle(jobs, DeadlineExceeded("the deadline passed while the request waited for an engine"))
+        waiting = [job for job in jobs if not job.waiter.done()]
+        self.counts.expired += len(waiting)
+        self._settle(waiting, DeadlineExceeded("the deadline passed while the request waited for an engine"))
 
     def _fail_batch(self, batch: list[Slice], error: EngineFault) -> None:
         self.counts.executions += 1
@@ -305,7 +317,9 @@ class Batcher:
             return
         log.critical("an engine thread died; no more requests are served", exc_info=error)
         self._fail(Unavailable("the engine has died; this server must be restarted"))
-        self._on_failure()
+        if not self._failed:
+            self._failed = True
+            self._on_failure()
 
     def _fail(self, error: Unavailable) -> None:
         self._refusal = str(error)

@@ -43,6 +43,10 @@ class ServeConfig:
     max_images_per_request: int = 1024
     """Most images in one request. A request larger than `max_batch` is split and answered whole."""
 
+    max_calls: int = 2048
+    """Most calls under way at once, waiting ones and health watches included; more are refused with
+    RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each."""
+
     max_deadline_s: float = 30.0
     """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one."""
 
@@ -63,6 +67,7 @@ class ServeConfig:
             self.max_images_per_request <= self.queue_images <= 1 << 20,
             f"{self.max_images_per_request} (--max-images-per-request) to {1 << 20}, or a request might never fit",
         )
+        self._check("max_calls", 1 <= self.max_calls <= 1 << 20, f"1 to {1 << 20}")
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
         self._check("grace_s", 0 <= self.grace_s <= 3600, "0 to 3600")
         self._check("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}")
@@ -79,5 +84,6 @@ class ServeConfig:
 
 
 def _usable_cores() -> int:
-    # What the process may use can be less than what the machine has, in a container for example.
+    # Fewer than the machine has where the process is pinned to some. A container's quota of time (`docker --cpus`)
+    # does not show here: there, --slots has to say it.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -3,12 +3,15 @@
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.errors import StartupError
+
+_START_TIMEOUT_S = 60.0
 
 # More than the server's own default grace.
 _STOP_TIMEOUT_S = 20.0
@@ -49,7 +52,10 @@ def server_process(bundle: Path, *flags: str, log: Path) -> Iterator[ServerProce
     assert process.stdout is not None
     try:
         # One line once the server is ready; end of file if it never gets there.
+        give_up = threading.Timer(_START_TIMEOUT_S, process.kill)
+        give_up.start()
         words = process.stdout.readline().split()
+        give_up.cancel()
         if words[:1] != ["ready"]:
             raise StartupError(f"the server did not start: {_last_line(log)}")
         yield ServerProcess(address=words[1], process=process)

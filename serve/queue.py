@@ -99,9 +99,7 @@ class Queue:
                 del self._jobs[job]
         return batch
 
-    def clear(self) -> list[Job]:
-        """Remove and return every job."""
-        jobs = list(self._jobs)
+    def clear(self) -> None:
+        """Forget every job."""
         self._jobs.clear()
         self.images = 0
-        return jobs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train.errors import ArchitectureError, CheckpointError
 from train.models import Recogniser, build
-from train.storage import load_tensors, save_tensors
+from train.storage import parse_tensors, read_bytes, save_tensors
 
 FORMAT_VERSION = 1
 
@@ -100,7 +100,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: The file is not a checkpoint that this version can use.
     """
-    payload = load_tensors(path)
+    return parse(read_bytes(path), path)
+
+
+def parse(content: bytes, path: Path) -> Checkpoint:
+    """Decodes the content of the file at `path`; otherwise as `load`."""
+    payload = parse_tensors(content, path)
     _check_format(path, payload)
     checkpoint = Checkpoint(**payload)
     try:

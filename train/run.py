@@ -15,7 +15,7 @@ import torch
 from train.data import Dataset
 from train.errors import CheckpointError, RunError
 from train.recipes import Recipe
-from train.storage import load_tensors, save_tensors
+from train.storage import parse_tensors, read_bytes, save_tensors
 
 _CHANGE_NAME = "--name to keep it and write elsewhere"
 
@@ -93,7 +93,7 @@ class RunFolder:
             CheckpointError: The file is damaged or something else.
             RunError: It belongs to a run that is not the one asked for.
         """
-        payload = load_tensors(self.last)
+        payload = parse_tensors(read_bytes(self.last), self.last)
         if payload.keys() != {"identity", "state"}:
             raise CheckpointError(f"{self.last} is not the state of a run; start again with --overwrite")
         if differences := "; ".join(_differences(payload["identity"], identity)):

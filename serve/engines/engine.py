@@ -34,7 +34,10 @@ class Engine(Protocol):
         """Its arithmetic: "fp32", "fp16" or "int8"."""
 
     def run(self, pixels: Pixels) -> Probabilities:
-        """Classify N images, uint8 [N, 1, 28, 28] to float32 [N, 10], blocking until the answer is in host memory."""
+        """Classify N images, uint8 [N, 1, 28, 28] to float32 [N, 10], blocking until the answer is in host memory.
+
+        The array returned is the caller's own: it must not change when the next call runs.
+        """
 
 
 OpenEngine: TypeAlias = Callable[[], AbstractContextManager[Engine]]

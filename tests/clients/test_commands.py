@@ -75,7 +75,7 @@ def test_classify_without_a_server_ends_with_one_line_that_names_the_address(fre
 
 def test_more_candidates_than_digits_are_refused(address, pictures):
     done = run("classify", pictures[0], "--address", address, "--top-k", 11)
-    assert (done.returncode, done.stderr) == (1, "error: top_k is 11; 0 to 10 was expected\n")
+    assert (done.returncode, done.stderr) == (1, "error: --top-k is 11; 1 to 10 was expected\n")
 
 
 def test_classify_without_pictures_says_what_to_name():

@@ -96,7 +96,7 @@ def test_what_is_no_number_never_passes_whatever_is_tolerated(value):
     candidate = sure(3, 1)
     candidate[1, 7] = value
     comparison = measure(sure(3, 1), candidate, np.array([3, 1]))
-    assert judge(comparison, LOOSE) == ["1 images got probabilities that are NaN or infinite; none may"]
+    assert judge(comparison, LOOSE) == ["1 images have probabilities that are NaN or infinite; none may"]
     assert comparison.max_difference == 1
 
 
@@ -195,3 +195,11 @@ def test_the_measured_values_taken_as_tolerances_pass(reference, candidate, labe
         max_flip_margin=max((flip.margin for flip in comparison.flips), default=0.0),
     )
     assert judge(comparison, just_enough) == []
+
+
+def test_a_reference_that_is_no_number_never_passes():
+    reference = sure(3)
+    reference[0, 0] = np.nan
+    comparison = measure(reference, sure(3), np.array([3]))
+    assert judge(comparison, Tolerances(max_difference=1, max_accuracy_drop=1, max_flip_margin=1))
+    assert judge(measure(reference, reference, np.array([3])), Tolerances())

@@ -379,7 +379,7 @@ def test_disagreement_ends_the_command_with_one_and_publishes_nothing(export, ch
     ended = export(changed(checkpoint, tmp_path, weights=weights), "--output", tmp_path / "bundle")
     assert ended.status == 1
     assert "error: the engine does not agree with the reference, nothing is published: " in ended.err
-    assert "360 images got probabilities that are NaN or infinite; none may" in ended.err
+    assert "360 images have probabilities that are NaN or infinite; none may" in ended.err
     assert not (tmp_path / "bundle").exists()
 
 

@@ -1,6 +1,7 @@
 """The server as its operators see it: start, health, reflection, drain, refusals."""
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -18,8 +22,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import serve.app
 from clients import AsyncDigitClient, DigitClient
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serve.config import ServeConfig
 from serve.process import server_process
 from tests.fakes import FakeEngine, answer_for, images
 from tests.serve.conftest import Serving
@@ -96,10 +102,10 @@ class TestAnswers:
             engine.hold()
             inside = classify(request(4))
             await asyncio.to_thread(engine.wait_until_inside)
-            # Both are on the same connection, so the server sees them in this order.
-            queued, refused = classify(request(4, seed=1)), classify(request(1, seed=2))
+            queued = classify(request(4, seed=1))
+            await server_has_queued(server.server, 4)
             with pytest.raises(grpc.aio.AioRpcError) as busy:
-                await refused
+                await classify(request(1, seed=2))
             engine.release()
             await asyncio.gather(inside, queued)
         assert busy.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -121,18 +127,26 @@ class TestAnswers:
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert [len(batch) for batch in engine.batches] == [1, 3]
 
-    async def test_a_call_without_a_deadline_is_given_the_servers(self, serving: Serving) -> None:
+    async def test_a_call_without_a_deadline_is_given_the_servers_even_inside_the_engine(
+        self, serving: Serving
+    ) -> None:
         engine = FakeEngine()
-        async with serving(engine, max_deadline_s=0.5) as server, grpc.aio.insecure_channel(server.address) as channel:
+        options = {"max_deadline_s": 0.2, "queue_images": 9, "max_images_per_request": 9}
+        async with serving(engine, **options) as server, grpc.aio.insecure_channel(server.address) as channel:
             classify = digits_pb2_grpc.DigitRecognizerStub(channel).Classify
             engine.hold()
-            inside, waiting = classify(request(1)), classify(request(2))
+            inside = classify(request(1))
             await asyncio.to_thread(engine.wait_until_inside)
-            await asyncio.sleep(0.7)
+            waiting = classify(request(9))
+            for late in (inside, waiting):
+                with pytest.raises(grpc.aio.AioRpcError) as passed:
+                    await late
+                assert passed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            # What expired gives its room back although the engine is still held.
+            newcomer = classify(request(9, seed=2))
+            await server_has_queued(server.server, 9)
             engine.release()
-            with pytest.raises(grpc.aio.AioRpcError) as late:
-                await asyncio.gather(inside, waiting)
-        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert len((await newcomer).predictions) == 9
 
 
 class TestStandardServices:
@@ -221,6 +235,28 @@ async def server_has_queued(server: object, images_waiting: int) -> None:
         await asyncio.sleep(0.001)
 
 
+class TestStart:
+    async def test_a_signal_while_the_engine_opens_ends_the_server_at_once(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opening, never = threading.Event(), threading.Event()
+
+        @contextmanager
+        def open_slowly(_graph: bytes) -> Iterator[FakeEngine]:
+            opening.set()
+            never.wait(60)
+            yield FakeEngine()
+
+        monkeypatch.setattr(serve.app, "open_onnx_runtime", open_slowly)
+        ready: list[int] = []
+        server = asyncio.create_task(serve.app.run(ServeConfig(bundle=bundle, port=0, slots=1), ready.append))
+        await asyncio.to_thread(opening.wait, 30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(server, 20)
+        assert ready == []
+        never.set()
+
+
 class TestRefusalToStart:
     def test_a_busy_port(self, bundle: Path) -> None:
         with socket.socket() as taken:
@@ -274,13 +310,34 @@ class TestRefusalToStart:
         graph = b"not a graph"
         (copy / "model.onnx").write_bytes(graph)
         manifest = json.loads((copy / "manifest.json").read_text())
-        import hashlib
-
         manifest["files"]["model.onnx"] = {"bytes": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
         (copy / "manifest.json").write_text(json.dumps(manifest))
         done = start(copy, "--port", 0)
         assert done.returncode == 1
         assert "refuses the graph" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("change", ["no graph", "other input", "graph with another input"])
+    def test_a_model_that_is_not_what_this_server_serves(self, bundle: Path, tmp_path: Path, change: str) -> None:
+        copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        manifest = json.loads((copy / "manifest.json").read_text())
+        if change == "no graph":
+            del manifest["files"]["model.onnx"]
+        elif change == "other input":
+            manifest["input"]["dtype"] = "float32"
+        else:
+            graph = (copy / "model.onnx").read_bytes().replace(b"pixels", b"pixelz")
+            (copy / "model.onnx").write_bytes(graph)
+            manifest["files"]["model.onnx"]["sha256"] = hashlib.sha256(graph).hexdigest()
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        done = start(copy, "--port", 0)
+        assert done.returncode == 1
+        expected = {
+            "no graph": "the manifest lists no model.onnx",
+            "other input": "dtype='uint8'",
+            "graph with another input": "the engine cannot run this model",
+        }
+        assert expected[change] in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
 
     @pytest.mark.parametrize(

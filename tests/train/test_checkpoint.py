@@ -108,6 +108,19 @@ class TestAFileThatIsNoCheckpoint:
         with pytest.raises(CheckpointError, match="is a zip file but not a readable checkpoint"):
             checkpoints.load(path)
 
+    @pytest.mark.parametrize(
+        "pickled", [b"", b"\x80\x02", b"t.", b"N}s.", b"h\x00.", b"(lp0\nI1\na", b"\x80\x02]q\x00b."]
+    )
+    def test_what_makes_the_library_stumble(self, path, checkpoint, pickled):
+        checkpoints.save(path, checkpoint)
+        with zipfile.ZipFile(path) as archive:
+            content = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, stored in content.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else stored)
+        with pytest.raises(CheckpointError, match=r"best\.pt"):
+            checkpoints.load(path)
+
     def test_a_whole_module_is_refused(self, path):
         torch.save(build("compact"), path)
         with pytest.raises(CheckpointError, match="holds Python objects, which could run code"):

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from train.errors import CheckpointError, WriteError
-from train.storage import load_tensors, save_json, save_tensors, write_bytes
+from train.storage import parse_tensors, save_json, save_tensors, write_bytes
 
 
 def test_tensors_and_plain_values_come_back_as_they_were(tmp_path):
     payload = {"tensor": torch.arange(3), "nested": {"list": [1, 2.5, None, "text", True]}}
     save_tensors(tmp_path / "file.pt", payload)
-    loaded = load_tensors(tmp_path / "file.pt")
+    loaded = parse_tensors((tmp_path / "file.pt").read_bytes(), tmp_path / "file.pt")
     assert torch.equal(loaded.pop("tensor"), payload.pop("tensor"))
     assert loaded == payload
 
@@ -56,4 +56,4 @@ class TestAWriteThatFails:
 def test_what_is_not_a_dictionary_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds a list"):
-        load_tensors(tmp_path / "list.pt")
+        parse_tensors((tmp_path / "list.pt").read_bytes(), tmp_path / "list.pt")
