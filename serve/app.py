@@ -111,14 +111,14 @@ class Server:
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        drained = drain.done()
-        if not drained:
+        unanswered = 0
+        if not drain.done():
             drain.cancel()
-            await self._batcher.abort()
-            log.warning("stopped with requests unanswered")
+            unanswered = await self._batcher.abort()
+            log.warning("stopped with %d requests unanswered", unanswered)
         # The answers are there; handlers need a moment to send them.
         await self._grpc.stop(grace=1.0)
-        return drained and not self._batcher.failed
+        return not unanswered and not self._batcher.failed
 
 
 async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
@@ -160,6 +160,8 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            # All is done and the process is about to end: one more signal must not make that a death by signal.
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _open_bundle(config: ServeConfig) -> tuple[Bundle, bytes]:
@@ -178,6 +180,8 @@ def _open_bundle(config: ServeConfig) -> tuple[Bundle, bytes]:
 def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES)),
+        # One connection can never take all the calls that `max_calls` admits.
+        ("grpc.max_concurrent_streams", min(512, max(1, config.max_calls // 4))),
         # Without this a second server on the same port would start and share the connections unseen.
         ("grpc.so_reuseport", 0),
     ]

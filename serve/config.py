@@ -43,9 +43,10 @@ class ServeConfig:
     max_images_per_request: int = 1024
     """Most images in one request. A request larger than `max_batch` is split and answered whole."""
 
-    max_calls: int = 2048
+    max_calls: int = 4096
     """Most calls under way at once, waiting ones and health watches included; more are refused with
-    RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each."""
+    RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each. One connection gets at
+    most a quarter of it, and 512."""
 
     max_deadline_s: float = 30.0
     """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one."""

@@ -1,19 +1,24 @@
 """The RPCs of `digits.v1.DigitRecognizer`: parse, submit, format."""
 
+import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from protos.digits.v1 import digits_pb2
 from serve.batcher import Batcher
-from serve.errors import InvalidRequest, UnknownModel
-from serve.status import Context, abort
+from serve.errors import DeadlineExceeded, InvalidRequest, UnknownModel
+from serve.status import refusal
 from serve.wire import read_pixels, read_top_k, write_answer
 
 SERVICE = digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _Request = TypeVar("_Request", bound=Message)
 
@@ -37,7 +42,12 @@ class DigitRecognizer:
         model = self._find(request.model, request.version)
         top_k = read_top_k(request)
         pixels = read_pixels(request, max_images=model.max_images_per_request)
-        answer = await self._batcher.submit(pixels, deadline=time.monotonic() + self._seconds_left(context))
+        try:
+            # The caller's own deadline needs no clock of ours: gRPC cancels the call when it passes.
+            async with asyncio.timeout(self._max_deadline_s):
+                answer = await self._batcher.submit(pixels, deadline=time.monotonic() + self._seconds_left(context))
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {self._max_deadline_s:g} s, the most that is allowed") from None
         return write_answer(answer, model=model.name, version=model.version, top_k=top_k)
 
     async def get_model(self, request: digits_pb2.GetModelRequest, context: Context) -> bytes:
@@ -80,7 +90,12 @@ def _unary(
         try:
             return await method(_parse(request_type, message), context)
         except Exception as error:  # the call's outer edge: no text of ours may leak by accident
-            await abort(context, error)
+            refused = refusal(error)
+            # gRPC keeps the exception that `abort` raises with the call, and a refused message must not be kept with
+            # it: so no frame may hold one, and `abort` comes after this clause, whose exception it would refer to.
+            traceback.clear_frames(error.__traceback__)
+        del message
+        await context.abort(*refused)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 

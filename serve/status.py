@@ -3,10 +3,9 @@
 import logging
 import math
 import uuid
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple
 
 import grpc
-import grpc.aio
 
 from serve.errors import (
     DeadlineExceeded,
@@ -16,8 +15,6 @@ from serve.errors import (
     Unavailable,
     UnknownModel,
 )
-
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +28,23 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
 }
 
 
-async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the status that `error` stands for. Anything that is not in the table is our own fault."""
+class Refusal(NamedTuple):
+    """How a call ends that is not answered: the arguments of gRPC's `abort`."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str], ...] = ()
+
+
+def refusal(error: Exception) -> Refusal:
+    """What the caller is told. Anything that is not in the table is our own fault, and its reason goes to the log."""
     code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.INTERNAL:
-        await context.abort(code, _neutral(error))
+        request_id = uuid.uuid4().hex
+        log.error("request %s failed", request_id, exc_info=error)
+        return Refusal(code, f"internal error; the server's log has the reason under request id {request_id}")
     if isinstance(error, QueueFull):
         # At least a millisecond: clients read 0 as "at once".
         pushback_ms = max(1, math.ceil(error.retry_after_s * 1000))
-        await context.abort(code, str(error), (("grpc-retry-pushback-ms", str(pushback_ms)),))
-    await context.abort(code, str(error))
-
-
-def _neutral(error: Exception) -> str:
-    """Log the detail under a fresh id; the caller learns the id only."""
-    request_id = uuid.uuid4().hex
-    log.error("request %s failed", request_id, exc_info=error)
-    return f"internal error; the server's log has the reason under request id {request_id}"
+        return Refusal(code, str(error), (("grpc-retry-pushback-ms", str(pushback_ms)),))
+    return Refusal(code, str(error))

@@ -236,6 +236,15 @@ async def server_has_queued(server: object, images_waiting: int) -> None:
 
 
 class TestStart:
+    def test_a_second_signal_ends_a_drain_that_has_nothing_left_to_do_with_status_0(
+        self, bundle: Path, tmp_path: Path
+    ) -> None:
+        for _ in range(3):
+            with server_process(bundle, log=tmp_path / "log") as server:
+                server.process.send_signal(signal.SIGTERM)
+                server.process.send_signal(signal.SIGINT)
+                assert server.process.wait(20) == 0
+
     async def test_a_signal_while_the_engine_opens_ends_the_server_at_once(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -248,13 +257,18 @@ class TestStart:
             yield FakeEngine()
 
         monkeypatch.setattr(serve.app, "open_onnx_runtime", open_slowly)
+        dispositions = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ready: list[int] = []
         server = asyncio.create_task(serve.app.run(ServeConfig(bundle=bundle, port=0, slots=1), ready.append))
         await asyncio.to_thread(opening.wait, 30)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(server, 20)
+        try:
+            assert await asyncio.wait_for(server, 20)
+        finally:
+            never.set()
+            for number, disposition in dispositions.items():
+                signal.signal(number, disposition)
         assert ready == []
-        never.set()
 
 
 class TestRefusalToStart:
