@@ -11,10 +11,10 @@ SOURCES := train export bundle serve protos clients benchmarks tests demo.py
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (about 3 minutes)
+demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (1 to 4 minutes)
 	$(BIN)/python demo.py
 
-test: lint types ## Lint, check types, run the test suite
+test: lint types ## Lint, check types, run the test suite (2 to 8 minutes)
 	$(BIN)/python -m pytest
 
 lint: .venv/ready
@@ -41,6 +41,7 @@ clean: ## Remove the virtual environment and caches; runs/ and data/ stay
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than 3.11; name a newer one with 'make PYTHON=python3.12 …'" >&2; exit 1; }
+	@echo "installing into .venv: about 3 GB to download, some minutes without a word"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,client,train,export,dev]'
 	touch $@

@@ -124,10 +124,19 @@ def check_target(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise PublishError(f"{path}: is a file; a directory was expected; choose another --output")
         parent = next(folder for folder in path.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        if not parent.is_dir() or not _can_write(parent):
             raise PublishError(f"{path}: {parent} cannot be written; choose another --output or mend its permissions")
     except OSError as error:
         raise PublishError(f"{path}: {error.strerror}; choose another --output") from error
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether something can be made in a folder, found out by doing it: permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _is_bundle(path: Path) -> bool:

@@ -196,21 +196,33 @@ def report(options: Options, model: ModelInfo, levels: list[Level]) -> dict[str,
 
 
 def main() -> int:
-    """Exit status: 0 when every request was answered, 1 when some failed or no server answered."""
+    """Exit status: 0 when every request was answered, 1 when some failed or none was measured, 130 after Ctrl-C."""
     try:
         options = tyro.cli(Options, prog="python -m clients.benchmark", description=__doc__)
-        with DigitClient(options.address, timeout_s=options.timeout_s) as client:
+        with DigitClient(options.address) as client:
             model = client.get_model()
-        levels = []
-        for concurrency in options.concurrency:
-            print(f"{concurrency} callers, {options.warmup_s + options.duration_s:g} s …", file=sys.stderr, flush=True)
-            levels.append(asyncio.run(measure(options, concurrency)))
+        if options.images > model.max_images_per_request:
+            raise ValueError(
+                f"--images is {options.images}; this server accepts at most {model.max_images_per_request} in a request"
+            )
     except (DigitError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    levels: list[Level] = []
+    interrupted = False
+    try:
+        for concurrency in options.concurrency:
+            seconds = options.warmup_s + options.duration_s
+            print(f"callers: {concurrency}, {seconds:g} s …", file=sys.stderr, flush=True)
+            levels.append(asyncio.run(measure(options, concurrency)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        interrupted = True
     print(table(levels))
     print(json.dumps(report(options, model, levels)))
-    return 1 if any(level.errors for level in levels) else 0
+    if interrupted:
+        return 130
+    return 1 if any(level.errors or not level.requests for level in levels) else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from clients import images
 from clients.answers import Prediction
 from clients.client import DEFAULT_TIMEOUT_S, DigitClient
 from clients.errors import DigitError, InvalidImages
@@ -18,7 +17,8 @@ class Options:
     """The fields' docstrings are the command line's help."""
 
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Picture files of one digit each. Light ones are taken for ink on paper; other sizes are scaled to 28 x 28."""
+    """Picture files, one digit in each, which fills most of a square picture. A mostly light picture is taken for dark
+    ink on paper; every size is scaled to 28 x 28."""
 
     address: str = "127.0.0.1:8001"
     """HOST:PORT of the server."""
@@ -32,6 +32,10 @@ class Options:
 
 def classify(options: Options) -> bool:
     """Print one line per picture; returns whether all were classified."""
+    try:
+        from clients import images
+    except ModuleNotFoundError as error:
+        raise DigitError(f"{error.name} is not installed; `pip install '.[client]'` brings it") from error
     width = max(len(str(path)) for path in options.pictures)
     head = f"{'picture':{width}}  digit  probability  candidates"
     complete = True
@@ -68,6 +72,9 @@ def main() -> int:
     except DigitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

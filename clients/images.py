@@ -9,6 +9,9 @@ from PIL import Image, UnidentifiedImageError
 
 from clients.errors import InvalidImages
 
+# Of 255; less than this between the lightest and the darkest of the 28 x 28 pixels is paper, not ink.
+LEAST_CONTRAST = 16
+
 # Of all that Pillow reads; some of the others start programs or are seldom looked after.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -19,10 +22,11 @@ MAX_PIXELS = 50_000_000
 def load(path: Path) -> npt.NDArray[np.uint8]:
     """Read a picture of one digit, uint8 [28, 28].
 
-    A picture that is mostly light is taken for dark ink on light paper and inverted. One of another size is scaled.
+    A picture that is mostly light is taken for dark ink on light paper and inverted. One of another size is scaled as a
+    whole, so the digit has to fill most of a square picture, as MNIST's do.
 
     Raises:
-        InvalidImages: The file is missing, no picture, or too large.
+        InvalidImages: The file is missing, no picture, too large, or blank.
     """
     try:
         # Pillow only warns of some pictures that are far too large.
@@ -43,6 +47,8 @@ def load(path: Path) -> npt.NDArray[np.uint8]:
         raise InvalidImages(
             f"{path}: cannot be read as a picture: {getattr(error, 'strerror', None) or error}"
         ) from error
+    if int(grey.max()) - int(grey.min()) < LEAST_CONTRAST:
+        raise InvalidImages(f"{path}: looks blank; a digit that stands out from its paper was expected")
     return np.invert(grey) if grey.mean() > 127 else grey
 
 

@@ -178,6 +178,9 @@ def main() -> int:
     except (ExportError, TrainError, BundleError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was published", file=sys.stderr)
+        return 130
     return 0
 
 

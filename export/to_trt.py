@@ -21,7 +21,7 @@ from train.errors import TrainError
 
 # What provides each product's builder, and what brings it in.
 PRODUCTS = {
-    "tensorrt": ("tensorrt", "pip install 'digits[gpu]'"),
+    "tensorrt": ("tensorrt", "pip install '.[gpu]'"),
     "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx"),
 }
 
@@ -105,6 +105,9 @@ def main() -> int:
     except (ExportError, TrainError, BundleError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: no plan was published", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

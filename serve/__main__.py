@@ -7,11 +7,11 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import tyro
 
-from serve.app import run
 from serve.config import ServeConfig
 from serve.errors import StartupError
 
@@ -32,12 +32,24 @@ def main() -> int:
         )
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _schedule_as_batch()
+        run = _import_run()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             drained = runner.run(run(config, functools.partial(_ready, config.host)))
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if drained else 1
+
+
+def _import_run() -> Callable[[ServeConfig, Callable[[int], None]], Coroutine[Any, Any, bool]]:
+    """The server itself; what it needs comes with an extra that may not be installed."""
+    try:
+        from serve.app import run
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"{error.name} is not installed; `pip install '.[cpu]'` brings what serving needs"
+        ) from error
+    return run
 
 
 def _schedule_as_batch() -> None:

@@ -63,6 +63,8 @@ class RunFolder:
             RunError: It holds a run and neither flag is set, or there is nothing to resume, or it
                 cannot be written to.
         """
+        if resume and not self.path.exists():
+            raise RunError(f"there is no run in {self.path}; start it without --resume, or check --name and --runs")
         if resume and not (self.last.is_file() and self.best.is_file()):
             raise RunError(f"{self.path} holds no finished epoch to resume from; start again with --overwrite")
         if not resume and not overwrite and any(file.exists() for file in self.files):

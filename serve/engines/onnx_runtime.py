@@ -60,6 +60,6 @@ def _import_onnxruntime() -> Any:
     except ImportError as error:
         raise StartupError(
             "ONNX Runtime is not installed; install one of its two builds, never both: "
-            "`pip install 'digits[cpu]'` without an NVIDIA GPU, `pip install 'digits[gpu]'` with one"
+            "`pip install '.[cpu]'` without an NVIDIA GPU, `pip install '.[gpu]'` with one, in the project's folder"
         ) from error
     return onnxruntime

@@ -293,6 +293,7 @@ def test_a_busy_server_says_when_to_come_again(serving):
     [
         (grpc.StatusCode.UNAVAILABLE, 4, ServerUnavailable),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 4, ServerBusy),
+        (grpc.StatusCode.CANCELLED, 4, ServerError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, 1, TimedOut),
         (grpc.StatusCode.INTERNAL, 1, ServerError),
         (grpc.StatusCode.UNKNOWN, 1, ServerError),

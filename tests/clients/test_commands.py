@@ -126,12 +126,18 @@ def test_the_table_shows_what_the_document_holds(measured):
 
 
 def test_failed_calls_are_counted_by_code_and_end_the_command_with_one(address):
-    done = run("benchmark", "--address", address, "--concurrency", 1, "--images", 1025, *QUICK)
+    done = run("benchmark", "--address", address, "--concurrency", 1, "--images", 1024, *QUICK, "--timeout-s", 0.002)
     assert done.returncode == 1
     [level] = json.loads(done.stdout.splitlines()[-1])["levels"]
-    assert level["errors"].keys() == {"INVALID_ARGUMENT"}
+    assert level["errors"].keys() == {"DEADLINE_EXCEEDED"}
     assert (level["requests"], level["latency_ms"]) == (0, {})
-    assert f"INVALID_ARGUMENT {level['errors']['INVALID_ARGUMENT']}" in done.stdout
+    assert f"DEADLINE_EXCEEDED {level['errors']['DEADLINE_EXCEEDED']}" in done.stdout
+
+
+def test_more_images_than_the_server_takes_are_refused_before_anything_is_measured(address):
+    done = run("benchmark", "--address", address, "--images", 1025, *QUICK)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: --images is 1025; this server accepts at most 1024 in a request" in done.stderr
 
 
 def test_a_benchmark_without_a_server_ends_with_one_and_names_the_address(free_address):

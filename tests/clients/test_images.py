@@ -139,3 +139,9 @@ def test_a_picture_that_is_refused_causes_no_warning_besides(tmp_path):
     path.write_bytes(png_that_claims(10_000, 10_000))
     with pytest.raises(InvalidImages, match="at most 50,000,000 are read; scale it down"):
         load(path)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_a_picture_without_ink_is_refused_rather_than_guessed(tmp_path, shade):
+    with pytest.raises(InvalidImages, match=r"a\.png: looks blank"):
+        load(saved(tmp_path / "a.png", np.full((100, 60), shade, np.uint8)))

@@ -30,7 +30,7 @@ def test_without_tensorrt_the_onnx_bundle_is_left_complete_and_the_message_says_
     assert to_trt.main() == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: no plan was built: tensorrt or tensorrt-rtx is not installed; `pip install")
-    assert "digits[gpu]" in error
+    assert ".[gpu]" in error
     assert Bundle.open(tmp_path / "bundle").manifest.name == "compact"
 
 
@@ -60,7 +60,7 @@ def test_tensorrt_comes_first_and_the_other_product_when_it_is_asked_for(install
     assert find_product("tensorrt-rtx") == "tensorrt-rtx"
     installed("tensorrt_rtx")
     assert find_product("auto") == "tensorrt-rtx"
-    with pytest.raises(MissingLibraryError, match=r"tensorrt is not installed; `pip install 'digits\[gpu\]'`"):
+    with pytest.raises(MissingLibraryError, match=r"tensorrt is not installed; `pip install '\.\[gpu\]'`"):
         find_product("tensorrt")
 
 

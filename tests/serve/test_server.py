@@ -1,6 +1,7 @@
 """The server as its operators see it: start, health, reflection, drain, refusals."""
 
 import asyncio
+import collections
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import serve.app
-from clients import AsyncDigitClient, DigitClient
+from clients import AsyncDigitClient, DigitClient, DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.config import ServeConfig
 from serve.process import server_process
@@ -227,6 +228,29 @@ class TestDrain:
             assert len(answered) >= 2
             assert {len(call.result().predictions) for call in answered} == {1000}
             assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+    async def test_callers_of_a_server_that_drains_under_load_get_answers_or_are_sent_elsewhere(
+        self, bundle: Path, tmp_path: Path
+    ) -> None:
+        outcomes: collections.Counter[str] = collections.Counter()
+
+        async def call(client: AsyncDigitClient, seed: int) -> None:
+            while "ServerUnavailable" not in outcomes:
+                try:
+                    await client.classify(images(1, seed=seed))
+                    outcomes["answered"] += 1
+                except DigitError as error:
+                    outcomes[type(error).__name__] += 1
+
+        with server_process(bundle, log=tmp_path / "log") as server:
+            async with AsyncDigitClient(server.address) as client:
+                callers = [asyncio.create_task(call(client, seed)) for seed in range(32)]
+                while outcomes["answered"] < 100:  # noqa: ASYNC110, the callers say when
+                    await asyncio.sleep(0.01)
+                server.process.terminate()
+                await asyncio.gather(*callers)
+            assert await asyncio.to_thread(server.process.wait, 30) == 0
+        assert outcomes.keys() == {"answered", "ServerUnavailable"}
 
 
 async def server_has_queued(server: object, images_waiting: int) -> None:

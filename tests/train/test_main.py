@@ -73,7 +73,7 @@ class TestATypingMistake:
         (("--seed", "-1"), "--seed is -1"),
         (("--name", "a/b"), "--name is 'a/b'; it must be the plain name of a folder"),
         (("--resume", "--overwrite"), "exclude each other"),
-        (("--resume",), "holds no finished epoch to resume from"),
+        (("--resume",), "there is no run in"),
         (("--runs", "/dev/null"), "cannot be made"),
         (("--dropout", "2"), "between 0 and 1"),
         (("--batch-size", "5000"), "must be at most 1293"),
