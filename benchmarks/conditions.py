@@ -13,12 +13,17 @@ def conditions() -> dict[str, object]:
     """Machine, versions and revision, as plain data."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "revision": _revision(),
     }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _cpu_model() -> str:

@@ -6,7 +6,6 @@ from h2load, a process of its own that shares the machine's cores with the serve
 
 import dataclasses
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -22,20 +21,18 @@ import psutil
 import tyro
 from onnxruntime import InferenceSession
 
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, cores
 from benchmarks.h2load import Load, Measurement, frame, measure
 from bundle import Bundle, BundleError
 from clients import DigitClient
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serve.config import ServeConfig
 from serve.engines.onnx_runtime import GRAPH, open_session
 from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
 
 METHOD = "/digits.v1.DigitRecognizer/Classify"
 MANY = 64
-
-# The server's own default.
-MAX_BATCH = 32
 
 SINGLE = {
     "1 caller": Load(connections=1, streams=1),
@@ -124,10 +121,11 @@ def _served(server: ServerProcess, images: int, load: Load, duration_s: int) -> 
 
 def _alone(graph: bytes) -> dict[str, float]:
     """Images a second of ONNX Runtime without a server: as it comes, and in the server's own arrangement."""
-    cores = len(os.sched_getaffinity(0))
     return {
         "stock session": _throughput([InferenceSession(graph, providers=["CPUExecutionProvider"])], batch=MANY),
-        "session per core": _throughput([open_session(graph, threads=1) for _ in range(cores)], batch=MAX_BATCH),
+        "session per core": _throughput(
+            [open_session(graph, threads=1) for _ in range(cores())], batch=ServeConfig.max_batch
+        ),
     }
 
 

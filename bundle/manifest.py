@@ -28,6 +28,11 @@ class Tensor:
     shape: list[int | str]
 
 
+# What every model of this project takes and gives: export writes graphs to it, serving loads nothing else.
+INPUT = Tensor(name="pixels", dtype="uint8", shape=["batch", 1, 28, 28])
+OUTPUT = Tensor(name="probabilities", dtype="float32", shape=["batch", 10])
+
+
 @dataclass(frozen=True, kw_only=True)
 class File:
     """Size and digest of one file of the bundle."""

@@ -23,16 +23,14 @@ import tyro
 
 import train.checkpoint
 import train.data
-from bundle import Bundle, BundleError, Manifest
-from bundle.manifest import Checkpoint, Parity, Tensor, check_identity
+from bundle import Bundle, Manifest
+from bundle.manifest import INPUT, OUTPUT, Checkpoint, Parity, check_identity
 from bundle.store import check_target, publish
-from export import graph, parity
+from export import command, graph, parity
 from export.errors import ExportError, ParityError
 from serve.engines import Engine, Pixels, Probabilities
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
-from serve.errors import ServeError
 from train.data import Dataset, Split
-from train.errors import TrainError
 from train.evaluate import predict
 from train.models import Recogniser
 from train.storage import read_bytes
@@ -118,12 +116,12 @@ def run_all(engine: Engine, pixels: Pixels) -> Probabilities:
     """Classify all images, uint8 [N, 1, 28, 28], in batches of varying size; float32 [N, 10]."""
     parts: list[Probabilities] = []
     start = 0
-    for size in itertools.cycle(_BATCH_SIZES):
-        if start >= len(pixels):
-            return np.concatenate(parts)
+    sizes = itertools.cycle(_BATCH_SIZES)
+    while start < len(pixels):
+        size = next(sizes)
         parts.append(engine.run(np.ascontiguousarray(pixels[start : start + size])))
         start += size
-    raise AssertionError("unreachable: cycle does not end")
+    return np.concatenate(parts)
 
 
 def _load_data(checkpoint: train.checkpoint.Checkpoint, root: Path | None) -> Dataset:
@@ -143,8 +141,8 @@ def _describe(name: str, version: str, origin: Checkpoint, comparison: parity.Co
         version=version,
         architecture=origin.trained["architecture"],
         labels=[str(digit) for digit in range(10)],
-        input=Tensor(name=graph.INPUT, dtype="uint8", shape=[graph.BATCH, 1, 28, 28]),
-        output=Tensor(name=graph.OUTPUT, dtype="float32", shape=[graph.BATCH, 10]),
+        input=INPUT,
+        output=OUTPUT,
         files={},
         parity=Parity(
             images=comparison.images,
@@ -171,17 +169,9 @@ def _stage(title: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """Exit status: 0 when the bundle was published, 1 when it was not."""
+    """Exit status: 0 when the bundle was published, another when it was not."""
     options = tyro.cli(Options, prog="python -m export.to_onnx", description=__doc__)
-    try:
-        export(options)
-    except (ExportError, TrainError, BundleError, ServeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was published", file=sys.stderr)
-        return 130
-    return 0
+    return command.run(lambda: export(options), interrupted="nothing was published")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ from typing import Literal, NoReturn
 
 import tyro
 
-from bundle import BundleError
-from export import to_onnx
+from export import command, to_onnx
 from export.errors import ExportError, MissingLibraryError, OptionError
-from serve.errors import ServeError
-from train.errors import TrainError
 
 # What provides each product's builder, and what brings it in.
 PRODUCTS = {
@@ -69,7 +66,8 @@ def export(options: Options) -> NoReturn:
 
     Raises:
         MissingLibraryError: No builder is installed; the ONNX bundle was published.
-        ExportError, TrainError, BundleError, ServeError: Nothing was published.
+        ExportError: There is no plan; the message says whether there is an ONNX bundle.
+        TrainError, BundleError, ServeError: Nothing was published.
     """
     Profile.parse(options.batch)
     bundle = to_onnx.export(options)
@@ -98,16 +96,9 @@ def find_product(wanted: str) -> str:
 
 
 def main() -> int:
-    """Exit status: 0 when bundle and plan were published, 1 when they were not."""
+    """Exit status: 0 when bundle and plan were published, another when they were not."""
     options = tyro.cli(Options, prog="python -m export.to_trt", description=__doc__)
-    try:
-        export(options)
-    except (ExportError, TrainError, BundleError, ServeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no plan was published", file=sys.stderr)
-        return 130
+    return command.run(lambda: export(options), interrupted="no plan was published")
 
 
 if __name__ == "__main__":

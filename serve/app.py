@@ -17,12 +17,12 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bundle import Bundle, BundleError
-from bundle.manifest import Tensor
+from bundle.manifest import INPUT, OUTPUT
 from protos.digits.v1 import digits_pb2
 from serve import health
 from serve.batcher import Batcher
 from serve.config import ServeConfig
-from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Engine
+from serve.engines import IMAGE_BYTES, Engine
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
 from serve.errors import StartupError
 from serve.servicer import SERVICE, DigitRecognizer, handler
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 # A message is read whole before its images can be counted. Up to here a caller that sends too many is told our limit
 # and how to go on; beyond it the transport refuses, in words of its own.
 _MESSAGE_BYTES = 4 << 20
-
-_INPUT = Tensor(name="pixels", dtype="uint8", shape=["batch", *IMAGE_SHAPE])
-_OUTPUT = Tensor(name="probabilities", dtype="float32", shape=["batch", CLASSES])
 
 
 class Server:
@@ -171,7 +168,7 @@ def _open_bundle(config: ServeConfig) -> tuple[Bundle, bytes]:
         graph = bundle.read(GRAPH)
     except BundleError as error:
         raise StartupError(str(error)) from error
-    for found, expected in ((bundle.manifest.input, _INPUT), (bundle.manifest.output, _OUTPUT)):
+    for found, expected in ((bundle.manifest.input, INPUT), (bundle.manifest.output, OUTPUT)):
         if found != expected:
             raise StartupError(f"{config.bundle}: the model has {found}, {expected} was expected; export it again")
     return bundle, graph

@@ -265,15 +265,13 @@ def test_a_bad_checkpoint_gets_one_clear_line_and_publishes_nothing(export, chec
     assert re.search(message, line), line
 
 
+def python(*words):
+    """A Python process in the repository, run to its end."""
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
 def test_the_command_ends_with_one_for_a_bad_checkpoint_and_shows_no_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "export.to_onnx", tmp_path / "nope.pt"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = python("-m", "export.to_onnx", tmp_path / "nope.pt")
     assert done.returncode == 1
     assert (
         done.stderr
@@ -395,14 +393,7 @@ runpy.run_module("export.to_onnx", run_name="__main__", alter_sys=True)
 def test_a_disk_that_takes_no_more_ends_the_command_and_leaves_the_older_bundle(checkpoint, bundle, tmp_path):
     older = older_bundle(bundle, tmp_path)
     before = content_of(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", WITH_LITTLE_ROOM, checkpoint, "--output", older],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = python("-c", WITH_LITTLE_ROOM, checkpoint, "--output", older)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == f"error: {older}: File too large; nothing was published; free some space or choose another --output"
