@@ -3,16 +3,19 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := train export bundle serve protos clients benchmarks tests demo.py
+SOURCES := train export bundle serve protos clients benchmarks tests notebooks demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types bench proto clean
+.PHONY: help demo serve test lint format types bench proto clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (1 to 4 minutes)
 	$(BIN)/python demo.py
+
+serve: .venv/serving ## Serve pretrained/champion on port 8001; installs only what that needs, no PyTorch
+	$(BIN)/python -m serve
 
 test: lint types ## Lint, check types, run the test suite (2 to 8 minutes)
 	$(BIN)/python -m pytest
@@ -38,10 +41,21 @@ proto: .venv/ready ## Generate the Python code of the protos
 clean: ## Remove the virtual environment and caches; runs/ and data/ stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
+# Each stamp says what has been installed; the whole includes what serving needs.
 .venv/ready: pyproject.toml constraints.txt
+	@echo "installing into .venv: about 3 GB to download, some minutes without a word"
+	$(call install,cpu$(comma)client$(comma)train$(comma)export$(comma)dev)
+	@touch .venv/serving $@
+
+.venv/serving: pyproject.toml constraints.txt
+	@echo "installing into .venv: about 60 MB to download"
+	$(call install,cpu)
+	@touch $@
+
+comma := ,
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than 3.11; name a newer one with 'make PYTHON=python3.12 …'" >&2; exit 1; }
-	@echo "installing into .venv: about 3 GB to download, some minutes without a word"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,client,train,export,dev]'
-	touch $@
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
+endef

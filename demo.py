@@ -25,7 +25,7 @@ from clients import AsyncDigitClient
 from serve.process import ServerProcess, server_process
 from train.data import Dataset
 from train.errors import DataError
-from train.evaluate import predict
+from train.inference import predict
 
 RUN = Path("runs/demo")
 CALLERS = 64

@@ -3,20 +3,19 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-_LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 
-
-def conditions() -> dict[str, object]:
-    """Machine, versions and revision, as plain data."""
+def conditions(libraries: Iterable[str]) -> dict[str, object]:
+    """Machine, versions of Python and of the libraries named, and revision, as plain data."""
     return {
         "cpu": _cpu_model(),
         "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: metadata.version(name) for name in libraries},
         "revision": _revision(),
     }
 
@@ -32,9 +31,15 @@ def _cpu_model() -> str:
 
 
 def _revision() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of the code that was measured, with a mark if it was changed since; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
 
-    # Results and notes may be changing while they are made; what is measured is the rest.
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!*.md")
-    return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # Results and notes may be changing while they are made; what is measured is the rest.
+        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!*.md")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

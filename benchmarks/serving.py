@@ -33,6 +33,7 @@ from serve.process import ServerProcess, server_process
 
 METHOD = "/digits.v1.DigitRecognizer/Classify"
 MANY = 64
+LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 
 SINGLE = {
     "1 caller": Load(connections=1, streams=1),
@@ -83,7 +84,7 @@ def _run(options: Options) -> None:
             model = dataclasses.asdict(client.get_model())
     medians = _medians(repeats) | {"server resident MB": memory_mb}
     result = {
-        "conditions": conditions(),
+        "conditions": conditions(LIBRARIES),
         "options": {"repeats": options.repeats, "duration_s": options.duration_s},
         "model": model,
         "medians": medians,

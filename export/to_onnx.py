@@ -26,12 +26,12 @@ import train.data
 from bundle import Bundle, Manifest
 from bundle.manifest import INPUT, OUTPUT, Checkpoint, Parity, check_identity
 from bundle.store import check_target, publish
-from export import command, graph, parity
+from export import card, command, graph, parity
 from export.errors import ExportError, ParityError
 from serve.engines import Engine, Pixels, Probabilities
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
 from train.data import Dataset, Split
-from train.evaluate import predict
+from train.inference import predict
 from train.models import Recogniser
 from train.storage import read_bytes
 
@@ -100,7 +100,8 @@ def export(options: Options) -> Bundle:
         },
     )
     manifest = _describe(name, options.version, origin, comparison)
-    bundle = publish(options.target, manifest, {GRAPH: content, "parity.json": report.encode()})
+    files = {GRAPH: content, "parity.json": report.encode(), "README.md": card.write(manifest).encode()}
+    bundle = publish(options.target, manifest, files)
     print(f"published {bundle.path}")
     return bundle
 

@@ -27,7 +27,13 @@ def run_module(module: str, *arguments: object, timeout_s: float = 110) -> str:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(trained: Path) -> Path:
+    """`trained`; tests of training have another `checkpoint` of their own."""
+    return trained
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`best.pt` of `compact`, trained for a few epochs on the digits that need no download."""
     runs = tmp_path_factory.mktemp("runs")
     run_module("train", "compact", "--data", "digits8x8", "--epochs", 4, "--batch-size", 64, "--runs", runs)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Folder, and what of ours it may import besides itself. Stages meet in files and on the wire, not in imports.
 OURS = {
-    "train": (),
-    "export": ("train.models", "train.checkpoint", "train.data", "train.evaluate", "train.storage", "train.errors",
+    "train": ("benchmarks.conditions",),  # results that are committed say where they were measured
+    "export": ("train.models", "train.checkpoint", "train.data", "train.inference", "train.storage", "train.errors",
                "bundle", "serve.engines", "serve.errors"),  # parity runs on the very code that serves
     "bundle": (),
     "protos": (),
@@ -22,11 +22,18 @@ OURS = {
     "clients": ("protos",),
 }  # fmt: skip
 
+# What a checkout has besides, and an installation has not.
+NOT_INSTALLED = ("benchmarks", "tests", "demo")
+
 # Heavy library, and the folders with a door to it.
 DOORS = {
     "torch": ("train", "export"),
     "torchvision": ("train",),
     "sklearn": ("train",),
+    "scipy": ("train",),
+    "torchmetrics": ("train",),
+    "matplotlib": ("train",),
+    "jinja2": ("train",),
     "onnx": ("export",),
     "onnxscript": ("export",),
     "tensorrt": ("export", "serve.engines"),
@@ -41,7 +48,10 @@ ONE_MODULE = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 STANDARD_LIBRARY_ONLY = ("bundle",)
 
 # What must not be loaded where a client or a server starts.
-TOO_HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "train", "export")
+TOO_HEAVY = (
+    *("torch", "torchvision", "sklearn", "scipy", "torchmetrics", "matplotlib", "jinja2"),
+    *("onnx", "onnxruntime", "tensorrt", "train", "export", "benchmarks"),
+)
 LIGHT = ("serve", "clients", "bundle")
 
 Sources = dict[str, str]
@@ -76,7 +86,7 @@ def foreign_imports(sources: Sources) -> list[str]:
         f"{module} imports {name}"
         for module, source in sources.items()
         for name in imports(module, source)
-        if name.split(".")[0] in OURS
+        if name.split(".")[0] in (*OURS, *NOT_INSTALLED)
         and not any(is_part(name, of=allowed) for allowed in (module.split(".")[0], *OURS[module.split(".")[0]]))
     ]
 
@@ -159,6 +169,9 @@ def test_the_contract_between_export_and_serve_needs_the_standard_library_only(s
         ("export.graph", "import train.models_of_mine", "train.models_of_mine"),
         ("export.graph", "from serve.batcher import Batcher", "serve.batcher.Batcher"),
         ("train.loop", "from bundle import publish", "bundle.publish"),
+        ("train.loop", "from benchmarks import serving", "benchmarks.serving"),
+        ("serve.app", "from benchmarks.conditions import cores", "benchmarks.conditions.cores"),
+        ("clients.wire", "import tests.fakes", "tests.fakes"),
     ],
 )
 def test_an_import_that_the_table_does_not_have_is_found(module, source, found):
@@ -178,6 +191,7 @@ def test_an_import_that_the_table_does_not_have_is_found(module, source, found):
             "export.to_onnx",
             "import train.checkpoint\nfrom train import data\nfrom serve.engines.onnx_runtime import GRAPH",
         ),
+        ("train.sweep", "from benchmarks.conditions import conditions, cores\nfrom train import data"),
         ("clients.wire", "from protos.digits.v1 import digits_pb2\nimport servelet, training"),
     ],
 )
@@ -252,6 +266,14 @@ def test_a_fresh_interpreter_that_imports_a_light_folder_has_nothing_heavy(folde
 def test_a_client_does_not_load_the_server():
     loaded, _ = loaded_by("clients")
     assert loaded & {"serve", "bundle"} == set()
+
+
+def test_training_starts_without_what_only_an_evaluation_needs():
+    code = "import sys, train.loop, train.inference; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert set(done.stdout.split()) & {"matplotlib", "sklearn", "torchmetrics", "jinja2"} == set()
 
 
 def test_the_look_into_a_fresh_interpreter_can_find_something_heavy():

@@ -32,7 +32,7 @@ def test_the_two_set_up_commands_come_first_and_exist() -> None:
 
 @pytest.mark.timeout(400)
 def test_every_command_of_the_readme_works_as_it_stands(tmp_path: Path) -> None:
-    """Except: the port is a free one, and where MNIST is not at hand the digits without download take its place."""
+    """Except: the port is a free one; where MNIST is not at hand, and to explore, the small digits take its place."""
     for entry in ROOT.iterdir():
         if entry.name not in ("runs", "data") and not entry.name.startswith("."):
             (tmp_path / entry.name).symlink_to(entry)
@@ -59,7 +59,8 @@ def adapt(command: str, port: int) -> list[str]:
         words[4:4] = ["--port", str(port)]
     if words[2] in ("clients.classify", "clients.benchmark"):
         words[3:3] = ["--address", f"127.0.0.1:{port}"]
-    if words[2] == "train" and "DIGITS_DATA_ROOT" not in os.environ:
+    # MNIST's 70,000 images are compared with each other for a minute and more: the small digits show as much.
+    if words[2] == "train.explore" or (words[2] == "train" and "DIGITS_DATA_ROOT" not in os.environ):
         words += ["--data", "digits8x8"]
     return words
 
@@ -97,5 +98,4 @@ def free_port() -> int:
 
 
 def test_the_tables_say_what_the_committed_results_say() -> None:
-    assert "<!-- serving -->" in README
     assert update(README) == README, "run `python -m benchmarks.report`"

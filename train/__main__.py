@@ -6,15 +6,17 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
 
 from train import data
 from train.checkpoint import Checkpoint
-from train.data import DataName
+from train.data import DataName, Dataset
+from train.distributed import Workers, join
 from train.errors import RunError, TrainError, unknown_name
+from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
 from train.loop import train
 from train.models import build, parameter_count
 from train.recipes import RECIPES, Recipe
@@ -42,8 +44,11 @@ class Command:
     data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that holds MNIST/raw, or will after the download; by default $DIGITS_DATA_ROOT, else data."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Where to compute; auto takes CUDA where there is any."""
+
+    precision: PrecisionName = "auto"
+    """Number format of convolutions and products; auto takes bfloat16 where the device has instructions for it."""
 
     seed: int = 0
     """Decides initial weights, held-out images, their order and distortion."""
@@ -139,36 +144,41 @@ def _usage() -> str:
 
 def execute(command: Command) -> None:
     """Runs a command and prints what happens."""
-    folder = command.folder
-    device = _device(command.device)
-    folder.prepare(resume=command.resume, overwrite=command.overwrite)
-    dataset = data.load(command.data, command.data_root)
-    recipe = command.recipe
-    parameters = parameter_count(build(recipe.architecture, **recipe.arguments))
-    print(
-        f"{recipe.architecture} ({parameters:,} parameters) on {dataset.name} ({len(dataset.train):,} training and "
-        f"{len(dataset.test):,} test images), {device}, seed {command.seed}",
-        flush=True,
-    )
+    with join(choose_device(command.device)) as (workers, device):
+        _train(command, workers, device)
+
+
+def _train(command: Command, workers: Workers, device: torch.device) -> None:
+    folder, recipe = command.folder, command.recipe
+    if workers.leads:
+        folder.prepare(resume=command.resume, overwrite=command.overwrite)
+    dataset = workers.leader_first(lambda: data.load(command.data, command.data_root))
+    precision = choose_precision(command.precision, device)
+    if workers.leads:
+        print(_heading(command, dataset, device, precision, workers), flush=True)
     best = train(
         recipe,
         dataset,
         folder,
         seed=command.seed,
         device=device,
+        precision=precision,
+        workers=workers,
         resume=command.resume,
         report=lambda metrics: print(_epoch_line(metrics, recipe.epochs), flush=True),
     )
-    print(_summary(best, folder))
+    if workers.leads:
+        print(_summary(best, folder))
 
 
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise RunError(f"--device is cuda, but PyTorch {torch.__version__} finds no CUDA device; use --device cpu")
-    if name == "auto":
-        name = "cuda" if available else "cpu"
-    return torch.device(name)
+def _heading(command: Command, dataset: Dataset, device: torch.device, precision: torch.dtype, workers: Workers) -> str:
+    recipe = command.recipe
+    parameters = parameter_count(build(recipe.architecture, **recipe.arguments))
+    where = device.type if workers.count == 1 else f"{workers.count} x {device.type}"
+    return (
+        f"{recipe.architecture} ({parameters:,} parameters) on {dataset.name} ({len(dataset.train):,} training and "
+        f"{len(dataset.test):,} test images), {where} in {str(precision).removeprefix('torch.')}, seed {command.seed}"
+    )
 
 
 def _epoch_line(metrics: EpochMetrics, epochs: int) -> str:
@@ -181,10 +191,11 @@ def _epoch_line(metrics: EpochMetrics, epochs: int) -> str:
 
 
 def _summary(best: Checkpoint, folder: RunFolder) -> str:
-    validation, test = best.metrics["validation_accuracy"], best.metrics["test_accuracy"]
+    metrics = best.metrics
     return "\n".join(
         (
-            f"best epoch {best.epoch}: validation accuracy {validation:.2%}, test accuracy {test:.2%}",
+            f"best epoch {best.epoch}: accuracy {metrics['validation_accuracy']:.2%} on the images held out, "
+            f"{metrics['test_accuracy']:.2%} on the test images, {metrics['corruption_accuracy']:.2%} corrupted",
             f"written to {folder.path}: {', '.join(file.name for file in folder.files)}",
             f"next: python -m export.to_onnx {shlex.quote(str(folder.best))}",
         )

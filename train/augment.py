@@ -1,19 +1,16 @@
-"""Random distortions of a batch of images, as pure functions of tensors and a generator.
-
-Images are float32 [N, 1, 28, 28] of 0..1, white on black, on the device of the generator. Every
-image of a batch gets its own random numbers.
-"""
+"""Random distortions of training images: each image of a batch gets amounts of its own."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
+from train import distort
 from train.errors import RecipeError
 
-CROP_SIZE = 22  # pixels; the crop of the one_by_one publication
+# Nodes along each side of the lattice that an elastic distortion moves: about one per 5 pixels.
+_LATTICE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +26,51 @@ class Augmentation:
     scale: float = 0.0
     """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
 
+    stretch: float = 0.0
+    """Largest relative change of width against height, likewise."""
+
     shear_degrees: float = 0.0
     """Largest slant, in either direction."""
 
+    elastic_pixels: float = 0.0
+    """Largest standard deviation of the elastic distortion, in pixels; each image draws its own up to it."""
+
     crop_probability: float = 0.0
     """Share of images that are cropped to their central 22 x 22 pixels and enlarged again."""
+
+    stroke_pixels: float = 0.0
+    """Largest change of a stroke's width on each side, thinner or thicker, up to 1."""
+
+    blur: float = 0.0
+    """Largest share of a 3 x 3 blur."""
+
+    fade: float = 0.0
+    """Largest loss of contrast: 0.4 draws ink from 0.6 to 1, and paper up to a quarter of the loss."""
+
+    shade: float = 0.0
+    """Largest fall of the ink's brightness from one side of the image to the other."""
+
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, on pixels of 0..1."""
+
+    cutout_pixels: float = 0.0
+    """Largest side of a square that is blackened, at a random place."""
 
     def __post_init__(self) -> None:
         upper_bounds = {
             "rotation_degrees": 180.0,
             "shift_pixels": 28.0,
             "scale": 0.9,
+            "stretch": 0.9,
             "shear_degrees": 80.0,
+            "elastic_pixels": 5.0,
             "crop_probability": 1.0,
+            "stroke_pixels": 1.0,
+            "blur": 1.0,
+            "fade": 0.75,  # above 0.8, paper could be brighter than ink
+            "shade": 1.0,
+            "noise": 1.0,
+            "cutout_pixels": 28.0,
         }
         for field, upper_bound in upper_bounds.items():
             value = getattr(self, field)
@@ -50,55 +79,54 @@ class Augmentation:
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    """Returns the images distorted at random, in a new tensor unless there is nothing to do."""
-    a = augmentation
+    """Distorts a batch at random: shape first, then ink, then what paper and camera add.
+
+    Args:
+        images: float32 [N, 1, 28, 28] of 0..1, white on black.
+        augmentation: How far.
+        generator: Source of the random numbers, on the images' device.
+
+    Returns:
+        The images in a new tensor, or themselves if there is nothing to do.
+    """
+    a, count, size = augmentation, len(images), images.shape[-1]
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=images.device)
+
+    def symmetric(*shape: int) -> Tensor:
+        return uniform(*shape) * 2 - 1
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=images.device)
+
     if a.crop_probability:
-        images = random_centre_crop(images, probability=a.crop_probability, generator=generator)
-    if a.rotation_degrees or a.shift_pixels or a.scale or a.shear_degrees:
-        images = random_affine(
+        images = distort.centre_crop(images, uniform(count) < a.crop_probability)
+    if a.rotation_degrees or a.shift_pixels or a.scale or a.stretch or a.shear_degrees or a.elastic_pixels:
+        zoom = 1 + symmetric(count) * a.scale
+        stretch = 1 + symmetric(count) * a.stretch
+        images = distort.warp(
             images,
-            rotation_degrees=a.rotation_degrees,
-            shift_pixels=a.shift_pixels,
-            scale=a.scale,
-            shear_degrees=a.shear_degrees,
-            generator=generator,
+            angle=symmetric(count) * math.radians(a.rotation_degrees),
+            slant=torch.tan(symmetric(count) * math.radians(a.shear_degrees)),
+            zoom=torch.stack((zoom * stretch.sqrt(), zoom / stretch.sqrt())),
+            shift=symmetric(2, count) * a.shift_pixels,
+            bend=normal(count, 2, _LATTICE, _LATTICE) * uniform(count, 1, 1, 1) * a.elastic_pixels
+            if a.elastic_pixels
+            else None,
         )
+    if a.stroke_pixels:
+        images = distort.thicken(images, symmetric(count) * a.stroke_pixels)
+    if a.blur:
+        images = distort.blur(images, uniform(count) * a.blur)
+    if a.shade:
+        images = distort.shade(images, across=symmetric(count) * a.shade, down=symmetric(count) * a.shade)
+    if a.fade:
+        loss = uniform(count) * a.fade
+        images = distort.fade(images, ink=1 - loss, paper=loss * uniform(count) / 4)
+    if a.noise:
+        images = distort.add_noise(images, normal(*images.shape) * uniform(count, 1, 1, 1) * a.noise)
+    if a.cutout_pixels:
+        row, column = uniform(2, count) * size
+        images = distort.cut_out(images, row=row, column=column, side=uniform(count) * a.cutout_pixels)
     return images
-
-
-def random_centre_crop(images: Tensor, *, probability: float, generator: Generator) -> Tensor:
-    """Replaces some of the images by their central 22 x 22 pixels, enlarged to the full size."""
-    size = images.shape[-1]
-    margin = (size - CROP_SIZE) // 2
-    centre = images[..., margin : margin + CROP_SIZE, margin : margin + CROP_SIZE]
-    enlarged = functional.interpolate(centre, size=(size, size), mode="bilinear", align_corners=False)
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < probability
-    return torch.where(chosen, enlarged, images)
-
-
-def random_affine(
-    images: Tensor,
-    *,
-    rotation_degrees: float,
-    shift_pixels: float,
-    scale: float,
-    shear_degrees: float,
-    generator: Generator,
-) -> Tensor:
-    """Rotates, slants, resizes and shifts each image by amounts drawn uniformly up to those given."""
-    count, _, _, size = images.shape
-    # One row of draws per kind of distortion, each uniform in -1..1: [5, N].
-    draws = torch.rand(5, count, generator=generator, device=images.device) * 2 - 1
-    angle = draws[0] * math.radians(rotation_degrees)
-    slant = torch.tan(draws[1] * math.radians(shear_degrees))
-    zoom = 1 + draws[2] * scale
-    shift = draws[3:5] * (2 * shift_pixels / size)  # the sampling grid spans -1..1
-
-    # affine_grid wants, for each output pixel, where in the input to look: rotation x shear / zoom.
-    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    rows = (
-        torch.stack((cosine, cosine * slant - sine, shift[0]), dim=1),
-        torch.stack((sine, sine * slant + cosine, shift[1]), dim=1),
-    )
-    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

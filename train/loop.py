@@ -1,8 +1,8 @@
 """The training loop.
 
 The data set lies on the device as bytes and is shuffled, distorted and normalised there, batch by
-batch. The best epoch is chosen on held-out training images; the test images are looked at once,
-with that epoch's weights, when all is over.
+batch. The best epoch is chosen on held-out training images; the test images, as they are and
+corrupted, are looked at once, with that epoch's weights, when all is over.
 """
 
 import math
@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from train import checkpoint
 from train.augment import augment
+from train.calibrate import calibrated, measure_calibrated
 from train.checkpoint import Checkpoint
 from train.data import Dataset, Split, hold_out
+from train.distributed import ALONE, Workers
 from train.errors import DivergenceError, RecipeError
-from train.evaluate import measure
+from train.inference import examine, measure
 from train.models import normalise
 from train.recipes import Recipe
 from train.run import RunFolder, identify
@@ -37,6 +39,8 @@ def train(
     *,
     seed: int,
     device: torch.device,
+    precision: torch.dtype = torch.float32,
+    workers: Workers = ALONE,
     resume: bool = False,
     report: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Checkpoint:
@@ -51,6 +55,8 @@ def train(
         folder: Where to write; already prepared. Unless resuming, an earlier run there is deleted.
         seed: Decides initial weights, held-out images, their order and distortion.
         device: Where to compute.
+        precision: Number format of convolutions and products in training; all else is float32.
+        workers: The processes that train together. Only the first one validates, writes and reports.
         resume: Go on with the run in `folder`.
         report: Called after each epoch.
 
@@ -58,38 +64,46 @@ def train(
         The best epoch's checkpoint, with test metrics.
 
     Raises:
-        RecipeError: There are fewer images to train on than in one batch.
+        RecipeError: There are fewer images to train on than in one batch, or a batch cannot be
+            divided among the workers.
         DivergenceError: A loss is not finite. The best checkpoint so far is kept.
         RunError: `resume` is set and the folder holds a different run.
         WriteError: A file could not be written.
     """
-    identity = identify(recipe, dataset, seed=seed, device=device)
+    identity = identify(recipe, dataset, seed=seed, device=device, precision=precision, workers=workers.count)
     fitting, validation = (part.to(device) for part in hold_out(dataset.train, recipe.validation_fraction, seed))
-    if len(fitting) < recipe.batch_size:
-        raise RecipeError(f"batch_size is {recipe.batch_size}; it must be at most {len(fitting)}, the training images")
-    state = TrainingState(recipe, seed=seed, device=device)
+    _check_batch(recipe, len(fitting), workers)
+    state = TrainingState(recipe, seed=seed, device=device, precision=precision, workers=workers)
     if resume:
         state.load_state_dict(folder.load_state(identity))
-    else:
+    elif workers.leads:
         folder.clear()
 
     while not state.finished:
         metrics = _run_epoch(state, fitting, validation)
         state.history.append(metrics)
-        # The state comes last: after a crash in between, the epoch is repeated and gives the same files.
-        if state.best is metrics:
-            checkpoint.save(folder.best, _checkpoint(state, identity))
-        _save_history(folder, identity, state)
-        folder.save_state(identity, state.state_dict())
-        report(metrics)
-    return _test_once(folder, identity, state, dataset.test)
+        if workers.leads:
+            # The state comes last: after a crash in between, the epoch is repeated and gives the same files.
+            if state.best is metrics:
+                checkpoint.save(folder.best, _checkpoint(state, identity))
+            _save_history(folder, identity, state)
+            folder.save_state(identity, state.state_dict())
+            report(metrics)
+    return _finish(folder, identity, state, validation, dataset.test) if workers.leads else _checkpoint(state, identity)
+
+
+def _check_batch(recipe: Recipe, images: int, workers: Workers) -> None:
+    if images < recipe.batch_size:
+        raise RecipeError(f"batch_size is {recipe.batch_size}; it must be at most {images}, the training images")
+    if recipe.batch_size % workers.count:
+        raise RecipeError(f"batch_size is {recipe.batch_size}; it must be a multiple of {workers.count}, the workers")
 
 
 def _run_epoch(state: TrainingState, fitting: Split, validation: Split) -> EpochMetrics:
     start = time.perf_counter()
-    train_loss, train_accuracy = _fit(state, fitting)
+    train_loss, train_accuracy = fit(state, fitting)
     seconds = time.perf_counter() - start
-    validation_loss, validation_accuracy = measure(state.recogniser, validation)
+    validation_loss, validation_accuracy = _validate(state, validation)
     metrics = EpochMetrics(
         epoch=len(state.history) + 1,
         train_loss=train_loss,
@@ -103,35 +117,64 @@ def _run_epoch(state: TrainingState, fitting: Split, validation: Split) -> Epoch
     return metrics
 
 
-def _fit(state: TrainingState, split: Split) -> tuple[float, float]:
-    """Makes one pass over the images; returns mean loss and accuracy."""
+def fit(state: TrainingState, split: Split) -> tuple[float, float]:
+    """Makes one pass over the images, an epoch; returns mean loss and accuracy."""
     recipe, epochs_done = state.recipe, len(state.history)
+    order_numbers, distortion_numbers = state.begin_epoch()
     steps = len(split) // recipe.batch_size
-    order = torch.randperm(len(split), generator=state.generator, device=state.device)
+    order = torch.randperm(len(split), generator=order_numbers, device=state.device)
     batches = order[: steps * recipe.batch_size].view(steps, recipe.batch_size)
-    # Summed on the device: reading a number back would wait for it at every step.
-    loss_sum = torch.zeros((), device=state.device)
-    correct = torch.zeros((), device=state.device)
+    # Loss and accuracy, summed on the device: reading a number back would wait for it at every step.
+    sums = torch.zeros(2, device=state.device)
 
-    state.recogniser.train()
-    for step, indices in enumerate(tqdm(batches, desc=f"epoch {epochs_done + 1}", leave=False, disable=None)):
+    state.network.train()
+    progress = tqdm(
+        batches, desc=f"epoch {epochs_done + 1}", leave=False, disable=None if state.workers.leads else True
+    )
+    for step, indices in enumerate(progress):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, epochs_done + (step + 0.5) / steps)
-        loss, logits = _step(state, split[indices])
-        loss_sum += loss
-        correct += (logits.argmax(dim=1) == split.labels[indices]).sum()
-    return loss_sum.item() / steps, correct.item() / batches.numel()
+        sums += _step(state, split[state.workers.share(indices)], distortion_numbers)
+    loss, accuracy = (state.workers.mean(sums) / steps).tolist()
+    return loss, accuracy
 
 
-def _step(state: TrainingState, batch: Split) -> tuple[Tensor, Tensor]:
-    """Makes one optimiser step; returns the loss [] and the logits [N, 10]."""
-    images = augment(batch.pixels.to(torch.float32) / 255, state.recipe.augmentation, state.generator)
-    logits = state.network(normalise(images))
-    loss = functional.cross_entropy(logits, batch.labels)
-    state.optimiser.zero_grad()
+def _step(state: TrainingState, batch: Split, generator: torch.Generator) -> Tensor:
+    """Makes one optimiser step; returns the loss and the accuracy, float32 [2]."""
+    images = normalise(augment(batch.pixels.to(torch.float32) / 255, state.recipe.augmentation, generator))
+    with torch.autocast(state.device.type, state.precision, enabled=state.precision != torch.float32):
+        logits = state.connected(images).float()
+        taught = None if state.teacher is None else state.teacher(images).float()
+    loss = _loss(state.recipe, logits, batch.labels, taught)
     loss.backward()  # type: ignore[no-untyped-call]
-    state.optimiser.step()
-    return loss.detach(), logits.detach()
+    state.step()
+    right = (logits.argmax(dim=1) == batch.labels).float().mean()
+    return torch.stack((loss.detach(), right))
+
+
+def _loss(recipe: Recipe, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+    """Cross-entropy with the labels and, where there is a teacher's answer, with that.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015: the factor T^2 keeps the
+    size of the gradients independent of the temperature.
+    """
+    loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if taught is None:
+        return loss
+    temperature, weight = recipe.teacher_temperature, recipe.teacher_weight
+    soft_labels = torch.softmax(taught / temperature, dim=1)
+    distance = functional.cross_entropy(logits / temperature, soft_labels) * temperature**2
+    return (1 - weight) * loss + weight * distance
+
+
+def _validate(state: TrainingState, validation: Split) -> tuple[float, float]:
+    """Measures the loss and the accuracy, in the first worker, and tells the others."""
+    measured = 0.0, 0.0
+    if state.workers.leads:
+        measured = (measure_calibrated if state.recipe.calibrate else measure)(state.recogniser, validation)
+    told = state.workers.from_leader(torch.tensor(measured, dtype=torch.float64, device=state.device))
+    loss, accuracy = told.tolist()
+    return loss, accuracy
 
 
 def _check_finite(metrics: EpochMetrics, state: TrainingState) -> None:
@@ -149,7 +192,7 @@ def _checkpoint(state: TrainingState, identity: dict[str, Any]) -> Checkpoint:
     return Checkpoint(
         architecture=state.recipe.architecture,
         arguments=state.recipe.arguments,
-        weights={name: tensor.cpu() for name, tensor in state.network.state_dict().items()},
+        weights={name: tensor.cpu() for name, tensor in state.recogniser.network.state_dict().items()},
         recipe=identity["recipe"],
         seed=identity["seed"],
         epoch=metrics["epoch"],
@@ -171,13 +214,16 @@ def _save_history(
     save_json(folder.history, document)
 
 
-def _test_once(folder: RunFolder, identity: dict[str, Any], state: TrainingState, test: Split) -> Checkpoint:
-    """Adds the test metrics to the best checkpoint, unless a finished run has been resumed."""
+def _finish(
+    folder: RunFolder, identity: dict[str, Any], state: TrainingState, validation: Split, test: Split
+) -> Checkpoint:
+    """Calibrates the best checkpoint and adds the test metrics, unless a finished run has been resumed."""
     best = checkpoint.load(folder.best)
     if "test_loss" in best.metrics:
         return best
-    test_loss, test_accuracy = measure(best.recogniser().to(state.device), test)
-    tested = {"test_loss": test_loss, "test_accuracy": test_accuracy}
+    if state.recipe.calibrate:
+        best = calibrated(best, validation)
+    tested = examine(best.recogniser().to(state.device), test)
     best = replace(best, metrics=best.metrics | tested)
     _save_history(folder, identity, state, tested)
     checkpoint.save(folder.best, best)

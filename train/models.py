@@ -1,14 +1,15 @@
-"""The five architectures, and the recogniser that turns pixels into probabilities with one of them.
+"""The architectures, and the recogniser that turns pixels into probabilities with one of them.
 
 A network takes normalised images, float32 [N, 1, 28, 28], and returns logits, float32 [N, 10]. The
-layers and the parameter counts are the published ones. Where the publication ends in log-softmax
+layers and the parameter counts of the first five are the published ones. Where the publication ends in log-softmax
 the layer is left out: cross-entropy and the recogniser's soft-max contain it.
 
 Shapes: N images, C channels, 28 x 28 pixels, 10 digits.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,20 +152,73 @@ def one_by_one() -> nn.Sequential:
     )
 
 
-def _convolution_block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def champion(*, dropout: float = 0.3) -> nn.Sequential:
+    """Nine convolutions with batch norm, three at each of three resolutions: 513,546 parameters.
+
+    Of this project's own design: three convolutions in a row see as far as one of 7 x 7 pixels, and
+    the last three, of which one is not padded, join what remains of the image.
+    """
+    return nn.Sequential(
+        *_convolution_block(1, 32),
+        *_convolution_block(32, 32),
+        *_convolution_block(32, 32),
+        nn.MaxPool2d(2),  # [N, 32, 14, 14]
+        *_convolution_block(32, 64),
+        *_convolution_block(64, 64),
+        *_convolution_block(64, 64),
+        nn.MaxPool2d(2),  # [N, 64, 7, 7]
+        *_convolution_block(64, 128),
+        *_convolution_block(128, 128),
+        *_convolution_block(128, 128, padding=0),  # [N, 128, 5, 5]
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(3200, 10),
+    )
+
+
+class Committee(nn.Module):
+    """Several networks as one: the mean of their logits, which is the geometric mean of their opinions."""
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Asks every member: normalised float32 [N, 1, 28, 28] to logits, float32 [N, 10]."""
+        return torch.stack([member(images) for member in self.members]).mean(dim=0)
+
+
+def committee(*, members: Sequence[Mapping[str, Any]]) -> nn.Sequential:
+    """Networks that answer together.
+
+    Args:
+        members: `architecture` and `arguments` of each.
+    """
+    if not members:
+        raise ValueError("a committee needs at least one member")
+    networks = []
+    for member in members:
+        if member["architecture"] == committee.__name__:
+            raise ValueError("a committee's members are networks, not committees")
+        networks.append(build(member["architecture"], **member["arguments"]))
+    return nn.Sequential(Committee(networks))
+
+
+def _convolution_block(inputs: int, outputs: int, padding: int = 1) -> tuple[nn.Module, ...]:
     return (
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1),
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
 
 
 ARCHITECTURES: Mapping[str, Callable[..., nn.Sequential]] = {
-    builder.__name__: builder for builder in (dropout_cnn, four_conv, lenet_bn, compact, one_by_one)
+    builder.__name__: builder
+    for builder in (dropout_cnn, four_conv, lenet_bn, compact, one_by_one, champion, committee)
 }
 
 
-def build(architecture: str, **arguments: float) -> nn.Sequential:
+def build(architecture: str, **arguments: Any) -> nn.Sequential:
     """Builds a network with fresh random weights.
 
     Args:
@@ -183,7 +237,7 @@ def build(architecture: str, **arguments: float) -> nn.Sequential:
             raise ArchitectureError(unknown_name(f"argument of {architecture}", argument, parameters))
     try:
         return builder(**arguments)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ArchitectureError(f"{architecture} cannot be built with {arguments}: {error}") from error
 
 

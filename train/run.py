@@ -4,6 +4,7 @@
 go on. `history.json` is for people and plots.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,13 +21,18 @@ from train.storage import parse_tensors, read_bytes, save_tensors
 _CHANGE_NAME = "--name to keep it and write elsewhere"
 
 
-def identify(recipe: Recipe, dataset: Dataset, *, seed: int, device: torch.device) -> dict[str, Any]:
+def identify(
+    recipe: Recipe, dataset: Dataset, *, seed: int, device: torch.device, precision: torch.dtype, workers: int
+) -> dict[str, Any]:
     """Returns, as plain values, what two runs must share to give the same numbers."""
     return {
         "recipe": asdict(recipe),
+        "teacher": recipe.teacher and hashlib.sha256(read_bytes(Path(recipe.teacher))).hexdigest(),
         "seed": seed,
         "data": {"name": dataset.name, "sha256": dataset.sha256},
         "device": device.type,
+        "precision": str(precision).removeprefix("torch."),
+        "workers": workers,
     }
 
 

@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
 import torch
 from torch import nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from train import checkpoint
+from train.distributed import ALONE, Workers
 from train.models import Recogniser, build
 from train.recipes import Recipe
+
+# After n steps the average reaches back n / 10 steps at most: long enough to smooth, short enough to forget the start.
+_AVERAGE_WARM_UP = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +43,66 @@ class EpochMetrics:
 
 
 class TrainingState:
-    """Network, optimiser, random numbers and history of one run."""
+    """Network, optimiser, averaged weights and history of one run."""
 
-    def __init__(self, recipe: Recipe, *, seed: int, device: torch.device) -> None:
-        torch.manual_seed(seed)  # initial weights and dropout draw from PyTorch's own generators
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        workers: Workers = ALONE,
+    ) -> None:
+        torch.manual_seed(seed)  # initial weights draw from PyTorch's own generator
         torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers on a GPU, too
         self.recipe = recipe
+        self.seed = seed
         self.device = device
+        self.precision = precision
+        self.workers = workers
         # Channels last makes convolutions on a CPU nearly twice as fast.
-        network = build(recipe.architecture, **recipe.arguments).to(memory_format=torch.channels_last)
-        self.recogniser = Recogniser(network).to(device)
-        self.optimiser = _optimiser(recipe, network.parameters())
-        self.generator = torch.Generator(device).manual_seed(seed)  # order and distortion of the images
+        self.network = build(recipe.architecture, **recipe.arguments).to(memory_format=torch.channels_last).to(device)
+        self.teacher = _teacher(recipe, device)
+        self.connected = workers.connect(self.network)
+        self.optimiser = _optimiser(recipe, self.network.parameters())
+        # The statistics of batch norm are averaged like the weights that they were measured with.
+        self.average = AveragedModel(self.network, use_buffers=True) if recipe.average_decay else None
+        self.averaged_steps = 0
         self.history: list[EpochMetrics] = []
 
     @property
-    def network(self) -> nn.Module:
-        """The network being trained."""
-        return self.recogniser.network
+    def recogniser(self) -> Recogniser:
+        """What the run has come to: the averaged network where there is an average."""
+        return Recogniser(self.network if self.average is None else self.average.module)
+
+    def begin_epoch(self) -> tuple[torch.Generator, torch.Generator]:
+        """Seeds the random numbers of the coming epoch, so that a resumed run has none to restore.
+
+        Dropout, which draws from PyTorch's own generator, is seeded as well.
+
+        Returns:
+            A generator that is the same for all workers, for the order of the images, and one that
+            is each worker's own, for their distortion.
+        """
+        epoch = len(self.history)
+        torch.manual_seed(_mix(self.seed, epoch, self.workers.rank, 0))
+        order, distortion = (torch.Generator(self.device) for _ in range(2))
+        return (
+            order.manual_seed(_mix(self.seed, epoch)),
+            distortion.manual_seed(_mix(self.seed, epoch, self.workers.rank, 1)),
+        )
+
+    def step(self) -> None:
+        """Applies the gradients."""
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.average is not None:
+            self.averaged_steps += 1
+            # The first steps count little, whatever the decay: a short run has an average, too.
+            decay = min(self.recipe.average_decay, self.averaged_steps / (self.averaged_steps + _AVERAGE_WARM_UP))
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            self.average.update_parameters(self.network)
 
     @property
     def best(self) -> EpochMetrics | None:
@@ -71,20 +121,17 @@ class TrainingState:
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "cpu_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "average": None if self.average is None else self.average.state_dict(),
             "history": [asdict(metrics) for metrics in self.history],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where a state of the same recipe, on the same kind of device, was taken."""
+        """Continues where a state of the same recipe was taken."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["cpu_generator"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+            self.averaged_steps = int(self.average.n_averaged)
         self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
 
 
@@ -95,5 +142,19 @@ def _optimiser(recipe: Recipe, parameters: Iterator[nn.Parameter]) -> optim.Opti
             return optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
         case "adam":
             return optim.Adam(parameters, lr=rate, weight_decay=decay)
+        case "adamw":
+            return optim.AdamW(parameters, lr=rate, weight_decay=decay)
         case _:
             assert_never(recipe.optimiser)
+
+
+def _teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
+    if recipe.teacher is None:
+        return None
+    network: nn.Module = checkpoint.load(Path(recipe.teacher)).network().to(memory_format=torch.channels_last)
+    return network.to(device).requires_grad_(False)
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers; near ones give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

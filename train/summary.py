@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.errors import unknown_name
+from train.errors import ArchitectureError, unknown_name
 from train.models import ARCHITECTURES, build
 
 _IMAGE = (1, 1, 28, 28)
@@ -146,7 +146,11 @@ def main() -> int:
     """Exit status: 0, or 2 for an architecture that is not known."""
     match sys.argv[1:]:
         case [name] if name in ARCHITECTURES:
-            print(table(summarise(build(name))))
+            try:
+                print(table(summarise(build(name))))
+            except ArchitectureError as error:  # a committee is made of members that a name does not tell
+                print(f"error: {error}", file=sys.stderr)
+                return 2
             return 0
         case [name]:
             print(f"error: {unknown_name('architecture', name, ARCHITECTURES)}", file=sys.stderr)

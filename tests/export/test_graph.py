@@ -18,11 +18,11 @@ from serve.engines.onnx_runtime import open_onnx_runtime
 from train.models import ARCHITECTURES, Recogniser, build
 
 
-def recogniser(architecture: str = "compact") -> Recogniser:
+def recogniser(architecture: str = "compact", **arguments: object) -> Recogniser:
     """A network with weights from a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Recogniser(build(architecture)).eval()
+        return Recogniser(build(architecture, **arguments)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,17 @@ def test_any_batch_size_gives_what_pytorch_gives(good, images):
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
+COMMITTEE = {
+    "members": [
+        {"architecture": "compact", "arguments": {"dropout": 0.1}},
+        {"architecture": "one_by_one", "arguments": {}},
+    ]
+}
+
+
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"compact"}))
 def test_every_architecture_becomes_a_graph_that_agrees_with_pytorch(architecture):
-    network = recogniser(architecture)
+    network = recogniser(architecture, **(COMMITTEE if architecture == "committee" else {}))
     model = graph.convert(network)
     graph.check(model)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28), dtype=np.uint8)

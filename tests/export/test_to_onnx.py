@@ -22,7 +22,7 @@ from export.errors import ParityError
 from serve.engines.onnx_runtime import open_onnx_runtime
 from train import data
 from train.checkpoint import load, save
-from train.evaluate import predict
+from train.inference import predict
 from train.models import Recogniser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,9 +65,9 @@ def older_bundle(bundle: Path, tmp_path: Path) -> Path:
 # What is published
 
 
-def test_the_bundle_holds_graph_report_and_manifest(bundle):
-    assert sorted(content_of(bundle)) == ["manifest.json", "model.onnx", "parity.json"]
-    assert sorted(Bundle.open(bundle).manifest.files) == ["model.onnx", "parity.json"]
+def test_the_bundle_holds_card_graph_report_and_manifest(bundle):
+    assert sorted(content_of(bundle)) == ["README.md", "manifest.json", "model.onnx", "parity.json"]
+    assert sorted(Bundle.open(bundle).manifest.files) == ["README.md", "model.onnx", "parity.json"]
 
 
 def test_the_manifest_says_what_the_graph_says(bundle):
@@ -146,6 +146,20 @@ def test_every_image_is_classified_once_and_in_order_whatever_the_batch_sizes():
     np.testing.assert_array_equal(found[:, 0], np.arange(1000) % 251)
     assert sum(recorder.sizes) == 1000
     assert {1, 7, 16, 64, 256} <= set(recorder.sizes)
+
+
+def test_a_committee_is_published_like_a_network(export, checkpoint, tmp_path):
+    trained = load(checkpoint)
+    seats = [{"architecture": trained.architecture, "arguments": trained.arguments}] * 2
+    weights = {f"0.members.{seat}.{name}": each for seat in (0, 1) for name, each in trained.weights.items()}
+    weights["0.members.1.21.weight"] = weights["0.members.1.21.weight"] * 0.5  # of another opinion
+    path = tmp_path / "best.pt"
+    save(path, dataclasses.replace(trained, architecture="committee", arguments={"members": seats}, weights=weights))
+    assert export(path).status == 0
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert (manifest.name, manifest.architecture) == ("committee", "committee")
+    assert manifest.checkpoint.trained["arguments"] == {"members": seats}
+    assert manifest.parity.flips == 0
 
 
 # Bad checkpoints: each function makes one in a folder, from a good one.

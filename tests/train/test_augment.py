@@ -1,98 +1,133 @@
+import dataclasses
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from train.augment import Augmentation, augment, random_affine, random_centre_crop
+from train.augment import Augmentation, augment
 from train.errors import RecipeError
 
-NO_WARP = {"rotation_degrees": 0.0, "shift_pixels": 0.0, "scale": 0.0, "shear_degrees": 0.0}
+# The largest amount of each distortion that is allowed.
+BOUNDS = {
+    "rotation_degrees": 180.0,
+    "shift_pixels": 28.0,
+    "scale": 0.9,
+    "stretch": 0.9,
+    "shear_degrees": 80.0,
+    "elastic_pixels": 5.0,
+    "crop_probability": 1.0,
+    "stroke_pixels": 1.0,
+    "blur": 1.0,
+    "fade": 0.75,
+    "shade": 1.0,
+    "noise": 1.0,
+    "cutout_pixels": 28.0,
+}
+
+EVERYTHING = Augmentation(**{field: bound / 4 for field, bound in BOUNDS.items()})
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def blobs(count: int = 64) -> torch.Tensor:
-    """A bright, off-centre bar on black in each image."""
-    images = torch.zeros(count, 1, 28, 28)
-    images[:, :, 8:12, 10:20] = 1.0
-    return images
+def same(count: int = 16) -> torch.Tensor:
+    """The same picture many times."""
+    return torch.rand(1, 1, 28, 28, generator=generator(5)).expand(count, -1, -1, -1).clone()
 
 
-def centres(images: torch.Tensor) -> torch.Tensor:
-    """Centre of mass of each image, in pixels: [N, 2], row and column."""
-    positions = torch.arange(28.0)
-    mass = images.sum(dim=(1, 2, 3))
-    rows = (images.sum(dim=3).squeeze(1) * positions).sum(dim=1) / mass
-    columns = (images.sum(dim=2).squeeze(1) * positions).sum(dim=1) / mass
-    return torch.stack((rows, columns), dim=1)
+def distinct(images: torch.Tensor) -> int:
+    return len({image.numpy().tobytes() for image in images})
 
 
-def test_an_augmentation_of_nothing_returns_the_images_themselves():
-    images = blobs()
-    assert augment(images, Augmentation(), generator()) is images
+def test_an_augmentation_of_nothing_returns_the_images_themselves_and_draws_nothing():
+    images, numbers = same(), generator()
+    assert augment(images, Augmentation(), numbers) is images
+    assert torch.equal(numbers.get_state(), generator().get_state())
 
 
-def test_a_warp_of_nothing_changes_nothing():
-    images = torch.rand(4, 1, 28, 28, generator=generator())
-    torch.testing.assert_close(random_affine(images, **NO_WARP, generator=generator()), images, atol=1e-4, rtol=0)
+def test_the_bounds_of_every_distortion_are_known_here():
+    assert [field.name for field in dataclasses.fields(Augmentation)] == list(BOUNDS)
 
 
 def test_a_seed_decides_the_distortion():
-    everything = Augmentation(rotation_degrees=10, shift_pixels=2, scale=0.1, shear_degrees=5, crop_probability=0.5)
-    first, again, other = (augment(blobs(), everything, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (augment(same(), EVERYTHING, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_each_image_of_a_batch_is_distorted_differently():
-    images = random_affine(blobs(8), **NO_WARP | {"rotation_degrees": 20.0}, generator=generator())
-    assert len({image.numpy().tobytes() for image in images}) == 8
+def test_only_the_generator_given_is_drawn_from_and_the_images_are_left_alone():
+    state, images = torch.get_rng_state(), same()
+    augment(images, EVERYTHING, generator())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, same())
 
 
-def test_shifts_stay_within_their_bound_and_reach_for_it():
-    moved = centres(random_affine(blobs(), **NO_WARP | {"shift_pixels": 3.0}, generator=generator())) - centres(blobs())
-    assert 2.5 < moved.abs().max() <= 3.001
+@pytest.mark.parametrize("field", [field for field in BOUNDS if field != "crop_probability"])
+def test_each_image_of_a_batch_gets_an_amount_of_its_own(field):
+    assert distinct(augment(same(), Augmentation(**{field: BOUNDS[field]}), generator())) == 16
 
 
-def test_rotation_keeps_the_distance_from_the_centre():
-    rotated = random_affine(blobs(), **NO_WARP | {"rotation_degrees": 30.0}, generator=generator())
-    distances = (centres(rotated) - 13.5).norm(dim=1)
-    torch.testing.assert_close(distances, (centres(blobs()) - 13.5).norm(dim=1), atol=0.1, rtol=0)
-    assert (centres(rotated) - centres(blobs())).norm(dim=1).max() > 1
+def test_about_the_given_share_of_images_is_cropped():
+    cropped = augment(same(1000), Augmentation(crop_probability=0.1), generator())
+    assert distinct(cropped) == 2
+    assert 60 < (cropped != same(1000)).flatten(1).any(dim=1).sum() < 140
 
 
-def test_scale_changes_the_area_within_its_bounds():
-    areas = random_affine(blobs(), **NO_WARP | {"scale": 0.2}, generator=generator()).sum(dim=(1, 2, 3)) / 40
-    assert 0.8**2 - 0.02 < areas.min() < 0.75
-    assert 1.35 < areas.max() < 1.2**2 + 0.02
+@pytest.mark.parametrize(
+    ("field", "bound", "amount"),
+    [
+        ("shift_pixels", 3.0, lambda images: columns(images) - 13.5),
+        ("scale", 0.2, lambda images: (images.sum(dim=(1, 2, 3)) / 100).sqrt() - 1),
+        ("stretch", 0.2, lambda images: images[:, 0, 14].sum(dim=1) / images[:, 0, :, 14].sum(dim=1) - 1),
+        ("stroke_pixels", 1.0, lambda images: (images[:, 0, 14].sum(dim=1) - 10) / 2),
+    ],
+)
+def test_amounts_go_both_ways_stay_within_their_bound_and_reach_for_it(field, bound, amount):
+    square = torch.zeros(400, 1, 28, 28)
+    square[:, :, 9:19, 9:19] = 1
+    amounts = amount(augment(square, Augmentation(**{field: bound}), generator()))
+    assert -1.05 * bound < amounts.min() < -0.9 * bound
+    assert 0.9 * bound < amounts.max() < 1.05 * bound
+    assert abs(amounts.mean()) < 0.1 * bound
 
 
-def test_shear_moves_rows_along_the_other_axis_and_keeps_the_area():
-    sheared = random_affine(blobs(), **NO_WARP | {"shear_degrees": 20.0}, generator=generator())
-    torch.testing.assert_close(sheared.sum(dim=(1, 2, 3)), torch.full((64,), 40.0), atol=0.5, rtol=0)
-    moved = (centres(sheared) - centres(blobs())).abs()
-    assert moved[:, 1].max() > 0.5
-    assert moved[:, 0].max() < 0.1
+def columns(images: torch.Tensor) -> torch.Tensor:
+    return (images * torch.arange(28.0)).sum(dim=(1, 2, 3)) / images.sum(dim=(1, 2, 3))
 
 
-class TestCrop:
-    def test_a_probability_of_one_enlarges_every_image(self):
-        cropped = random_centre_crop(blobs(), probability=1.0, generator=generator())
-        torch.testing.assert_close(cropped.sum(dim=(1, 2, 3)), torch.full((64,), 40 * (28 / 22) ** 2), atol=0.5, rtol=0)
-
-    def test_the_border_is_cut_off(self):
-        frame = torch.ones(1, 1, 28, 28)
-        frame[..., 3:25, 3:25] = 0
-        assert random_centre_crop(frame, probability=1.0, generator=generator()).sum() == 0
-
-    def test_about_the_given_share_of_images_is_cropped(self):
-        images = blobs(1000)
-        cropped = random_centre_crop(images, probability=0.1, generator=generator())
-        assert 60 < (cropped != images).flatten(1).any(dim=1).sum() < 140
+def test_the_strongest_loss_of_contrast_leaves_ink_brighter_than_paper():
+    half = torch.zeros(2000, 1, 28, 28)
+    half[..., 14:] = 1
+    faded = augment(half, Augmentation(fade=BOUNDS["fade"]), generator())
+    assert (faded[..., 20] - faded[..., 5]).min() > 0
 
 
-@pytest.mark.parametrize("field", ["rotation_degrees", "shift_pixels", "scale", "shear_degrees", "crop_probability"])
-@pytest.mark.parametrize("value", [-1.0, 1000.0, float("nan")])
-def test_an_amount_out_of_range_is_refused_with_field_and_value(field, value):
-    with pytest.raises(RecipeError, match=rf"{field} is {value}; it must lie between 0 and"):
-        Augmentation(**{field: value})
+STRENGTHS = st.fixed_dictionaries({field: st.sampled_from((0.0, bound / 3, bound)) for field, bound in BOUNDS.items()})
+
+
+@settings(deadline=None, max_examples=60)
+@given(amounts=STRENGTHS, seed=st.integers(0, 2**32))
+def test_whatever_is_asked_for_images_keep_shape_and_range(amounts, seed):
+    images = torch.rand(4, 1, 28, 28, generator=generator(seed))
+    distorted = augment(images, Augmentation(**amounts), generator(seed))
+    assert distorted.shape == images.shape
+    assert distorted.dtype == torch.float32
+    assert torch.isfinite(distorted).all()
+    assert distorted.min() >= -1e-6
+    assert distorted.max() <= 1 + 1e-6
+
+
+def test_the_strongest_of_all_keeps_shape_and_range():
+    distorted = augment(same(200), Augmentation(**BOUNDS), generator())
+    assert distorted.shape == (200, 1, 28, 28)
+    assert distorted.min() >= -1e-6
+    assert distorted.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("field", "bound"), BOUNDS.items())
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
+def test_an_amount_out_of_range_is_refused_with_field_and_value(field, bound, share):
+    with pytest.raises(RecipeError, match=rf"^{field} is {share * bound}; it must lie between 0 and {bound:g}$"):
+        Augmentation(**{field: share * bound})

@@ -67,6 +67,47 @@ class TestNetwork:
         assert recogniser(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 10)
 
 
+class TestACommittee:
+    @pytest.fixture
+    def committee(self, checkpoint):
+        members = [
+            {"architecture": "compact", "arguments": {"dropout": 0.1}},
+            {"architecture": "one_by_one", "arguments": {}},
+        ]
+        torch.manual_seed(1)
+        weights = build("committee", members=members).state_dict()
+        return dataclasses.replace(
+            checkpoint, architecture="committee", arguments={"members": members}, weights=weights
+        )
+
+    def test_comes_back_whole(self, tmp_path, committee):
+        checkpoints.save(tmp_path / "best.pt", committee)
+        loaded = checkpoints.load(tmp_path / "best.pt")
+        assert loaded.arguments == committee.arguments
+        images = torch.rand(3, 1, 28, 28)
+        assert torch.equal(loaded.network()(images), committee.network()(images))
+
+    def test_is_in_evaluation_mode_with_all_its_members(self, committee):
+        assert not any(module.training for module in committee.network().modules())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, r"best\.pt: committee cannot be built with {}"),
+            ({"members": ["compact"]}, r"best\.pt: committee cannot be built"),
+            ({"members": [{"architecture": "committee", "arguments": {}}]}, r"best\.pt: .*not committees"),
+            (
+                {"members": [{"architecture": "compact", "arguments": {}}]},
+                r"best\.pt: the weights do not fit committee",
+            ),
+        ],
+    )
+    def test_that_is_malformed_is_refused(self, path, committee, arguments, message):
+        save_changed(path, committee, arguments=arguments)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.load(path)
+
+
 class TestAFileThatIsNoCheckpoint:
     def test_missing(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"absent.pt does not exist; write one with python -m train"):
@@ -171,6 +212,11 @@ class TestAContentThatDoesNotFit:
     def test_an_unknown_argument_is_named(self, path, checkpoint):
         save_changed(path, checkpoint, arguments={"width": 3.0})
         with pytest.raises(CheckpointError, match="unknown argument of compact 'width'"):
+            checkpoints.load(path)
+
+    def test_an_argument_named_like_the_architecture_is_refused(self, path, checkpoint):
+        save_changed(path, checkpoint, arguments={"architecture": "compact"})
+        with pytest.raises(CheckpointError, match=r"best.pt: .*architecture"):
             checkpoints.load(path)
 
     @pytest.mark.parametrize(

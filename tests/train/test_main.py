@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -44,7 +45,8 @@ class TestHelp:
     def test_of_each_recipe_shows_its_flags(self, run, recipe):
         status, out, _ = run(recipe, "--help")
         assert status == 0
-        assert all(flag in out for flag in ("--epochs", "--learning-rate", "--rotation-degrees", "--data-root"))
+        flags = ("--epochs", "--learning-rate", "--rotation-degrees", "--elastic-pixels", "--teacher", "--data-root")
+        assert all(flag in out for flag in flags)
 
 
 class TestATypingMistake:
@@ -77,6 +79,10 @@ class TestATypingMistake:
         (("--runs", "/dev/null"), "cannot be made"),
         (("--dropout", "2"), "between 0 and 1"),
         (("--batch-size", "5000"), "must be at most 1293"),
+        (("--average-decay", "1"), "average_decay is 1.0; it must be from 0 up to, but not including, 1"),
+        (("--fade", "0.8"), "fade is 0.8; it must lie between 0 and 0.75"),
+        (("--teacher", "nowhere/best.pt"), "nowhere/best.pt does not exist; write one with python -m train"),
+        (("--teacher", "."), "cannot be read: Is a directory; expected a checkpoint file"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_status_1(run, arguments, message):
@@ -101,8 +107,11 @@ class TestARun:
         assert status == 0
         assert [line.split()[1] for line in out.splitlines() if line.startswith("epoch ")] == ["1/2", "2/2"]
         best = checkpoints.load(tmp_path / "runs" / "compact" / "best.pt")
-        assert f"best epoch {best.epoch}: validation accuracy {best.metrics['validation_accuracy']:.2%}" in out
-        assert f"test accuracy {best.metrics['test_accuracy']:.2%}" in out
+        shown = {name: f"{number:.2%}" for name, number in best.metrics.items() if name.endswith("accuracy")}
+        assert (
+            f"\nbest epoch {best.epoch}: accuracy {shown['validation_accuracy']} on the images held out, "
+            f"{shown['test_accuracy']} on the test images, {shown['corruption_accuracy']} corrupted\n"
+        ) in out
         assert out.endswith("next: python -m export.to_onnx runs/compact/best.pt\n")
 
     def test_takes_flags_name_seed_and_folder_from_the_command_line(self, run, tmp_path):
@@ -112,6 +121,29 @@ class TestARun:
         assert history["recipe"]["learning_rate"] == 0.004
         assert history["recipe"]["augmentation"]["shift_pixels"] == 1
         assert history["seed"] == 3
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_says_first_what_is_trained_on_what_and_how(self, run, tmp_path, precision):
+        status, out, _ = run(*SMALL, "--epochs", "1", "--precision", precision, "--seed", "4")
+        assert status == 0
+        assert out.splitlines()[0] == (
+            f"compact (16,146 parameters) on digits8x8 (1,437 training and 360 test images), cpu in {precision}, seed 4"
+        )
+        history = json.loads((tmp_path / "runs" / "compact" / "history.json").read_text())
+        assert (history["precision"], history["workers"], history["device"]) == (precision, 1, "cpu")
+
+    def test_takes_its_teacher_and_calibration_from_the_command_line(self, run, tmp_path):
+        assert run(*SMALL, "--epochs", "1", "--name", "first")[0] == 0
+        teacher = "runs/first/best.pt"
+        taught = ("--teacher", teacher, "--teacher-weight", "0.7", "--calibrate", "--name", "second")
+        status, _, err = run(*SMALL, "--epochs", "1", *taught)
+        assert status == 0, err
+        history = json.loads((tmp_path / "runs" / "second" / "history.json").read_text())
+        assert (history["recipe"]["teacher"], history["recipe"]["teacher_weight"]) == (teacher, 0.7)
+        assert history["teacher"] == hashlib.sha256((tmp_path / teacher).read_bytes()).hexdigest()
+        best = checkpoints.load(tmp_path / "runs" / "second" / "best.pt")
+        assert best.recipe == history["recipe"]
+        assert best.recipe["calibrate"] is True
 
     def test_is_not_overwritten_unless_asked(self, run):
         assert run(*SMALL)[0] == 0

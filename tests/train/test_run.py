@@ -1,3 +1,7 @@
+import dataclasses
+import hashlib
+import json
+
 import pytest
 import torch
 
@@ -5,8 +9,38 @@ from train.errors import CheckpointError, RunError
 from train.run import RunFolder, identify
 
 
-def identity(dataset, recipe, seed=0):
-    return identify(recipe, dataset, seed=seed, device=torch.device("cpu"))
+def identity(dataset, recipe, seed=0, precision=torch.float32, workers=1):
+    return identify(recipe, dataset, seed=seed, device=torch.device("cpu"), precision=precision, workers=workers)
+
+
+class TestIdentity:
+    def test_is_plain_values(self, dataset, make_recipe):
+        found = identity(dataset, make_recipe(), seed=3, precision=torch.bfloat16, workers=2)
+        assert (
+            json.loads(json.dumps(found))
+            == found
+            == {
+                "recipe": dataclasses.asdict(make_recipe()),
+                "teacher": None,
+                "seed": 3,
+                "data": {"name": "patterns", "sha256": "0" * 64},
+                "device": "cpu",
+                "precision": "bfloat16",
+                "workers": 2,
+            }
+        )
+
+    def test_holds_the_digest_of_the_teacher(self, dataset, make_recipe, tmp_path):
+        teacher = tmp_path / "best.pt"
+        teacher.write_bytes(b"wise")
+        found = identity(dataset, make_recipe(teacher=str(teacher)))
+        assert found["teacher"] == hashlib.sha256(b"wise").hexdigest()
+        teacher.write_bytes(b"wiser")
+        assert identity(dataset, make_recipe(teacher=str(teacher))) != found
+
+    def test_of_a_teacher_that_is_missing_is_an_error_with_its_path(self, dataset, make_recipe):
+        with pytest.raises(CheckpointError, match=r"nowhere/best\.pt does not exist"):
+            identity(dataset, make_recipe(teacher="nowhere/best.pt"))
 
 
 class TestPreparing:
@@ -49,6 +83,19 @@ class TestState:
         folder.save_state(identity(dataset, make_recipe(epochs=2)), {})
         with pytest.raises(RunError, match=r"holds another run: dropout was 0\.1, now 0.2; epochs was 2, now 4; seed"):
             folder.load_state(identity(dataset, make_recipe(epochs=4, arguments={"dropout": 0.2}), seed=1))
+
+    def test_is_refused_where_it_was_computed_in_another_way(self, folder, dataset, make_recipe):
+        folder.save_state(identity(dataset, make_recipe()), {})
+        with pytest.raises(RunError, match="precision was float32, now bfloat16; workers was 1, now 2"):
+            folder.load_state(identity(dataset, make_recipe(), precision=torch.bfloat16, workers=2))
+
+    def test_is_refused_to_a_run_with_another_teacher_of_the_same_name(self, folder, dataset, make_recipe, tmp_path):
+        teacher = tmp_path / "best.pt"
+        teacher.write_bytes(b"wise")
+        folder.save_state(identity(dataset, make_recipe(teacher=str(teacher))), {})
+        teacher.write_bytes(b"wiser")
+        with pytest.raises(RunError, match=r"holds another run: teacher was [0-9a-f]{64}, now [0-9a-f]{64}"):
+            folder.load_state(identity(dataset, make_recipe(teacher=str(teacher))))
 
     def test_of_some_other_kind_is_refused(self, folder):
         torch.save({"weights": {}}, folder.last)

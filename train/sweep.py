@@ -1,0 +1,203 @@
+"""`python -m train.sweep RECIPE --seeds 5`: one recipe with several seeds, and what came of it as a committed result.
+
+Every run is a process of its own, `python -m train`, so that the runs are what a user gets; several go on at a time.
+A sweep that was interrupted goes on where it stopped.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from benchmarks.conditions import conditions, cores
+from train import data
+from train.data import DataName, Dataset
+from train.errors import RunError, TrainError, unknown_name
+from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
+from train.models import build, parameter_count
+from train.recipes import RECIPES
+from train.run import RunFolder
+from train.storage import save_json
+
+LIBRARIES = ("torch", "torchvision", "numpy")
+
+# Runs that share a GPU: networks this small leave most of it idle, and each run keeps one core busy.
+_RUNS_PER_GPU = 5
+
+# glibc would give every large tensor back to the system and fetch it anew at each step: 10 to 20 % of the time.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train one recipe with several seeds and write their accuracy to a file."""
+
+    recipe: tyro.conf.Positional[str]
+    """Name of a recipe, see python -m train --help."""
+
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
+    """Number of runs; their seeds are 0, 1, 2 and so on."""
+
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Runs at a time; by default one per core, or five on a GPU."""
+
+    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """Folder that holds the folders of all runs: RECIPE-0, RECIPE-1 and so on."""
+
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("benchmarks/results")
+    """Folder that accuracy-RECIPE.json is written to."""
+
+    data: DataName = "mnist"
+    """Data set."""
+
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that holds MNIST/raw; by default $DIGITS_DATA_ROOT, else data."""
+
+    device: DeviceName = "auto"
+    """Where to compute; auto takes CUDA where there is any."""
+
+    precision: PrecisionName = "auto"
+    """Number format of convolutions and products, as in python -m train."""
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise RunError(unknown_name("recipe", self.recipe, RECIPES))
+        for name in ("seeds", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RunError(f"--{name} is {value}; it must be at least 1")
+
+    def folder(self, seed: int) -> RunFolder:
+        """Where the run of a seed keeps its files."""
+        return RunFolder(self.runs / f"{self.recipe}-{seed}")
+
+
+def sweep(options: Options) -> Path:
+    """Trains, measures and writes.
+
+    Returns:
+        The file of results.
+
+    Raises:
+        RunError: A run failed; what it printed stands above.
+        TrainError: Device, data or folder cannot be used.
+    """
+    device = choose_device(options.device)
+    dataset = data.load(options.data, options.data_root)  # early: a missing data set is one message, not several
+    jobs = options.jobs or min(options.seeds, cores() if device.type == "cpu" else _RUNS_PER_GPU)
+    threads = max(1, cores() // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(lambda seed: _run(options, seed, threads), range(options.seeds)))
+        except BaseException:  # a failed run, or Ctrl-C: those under way end, those that wait never start
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    where = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(choose_precision(options.precision, device)).removeprefix("torch."),
+        "runs at a time": jobs,
+        "threads per run": threads,
+    }
+    path = options.results / f"accuracy-{options.recipe}.json"
+    runs = [run_result(options.folder(seed)) for seed in range(options.seeds)]
+    write_result(path, options.recipe, dataset, runs, where)
+    return path
+
+
+def _run(options: Options, seed: int, threads: int) -> None:
+    """Runs one training to its end in a process of its own, or goes on with it."""
+    folder = options.folder(seed)
+    command = [
+        *(sys.executable, "-m", "train", options.recipe, "--seed", str(seed)),
+        *("--name", folder.path.name, "--runs", str(options.runs), "--data", options.data),
+        *("--device", options.device, "--precision", options.precision),
+        *(("--data-root", str(options.data_root)) if options.data_root else ()),
+        *(("--resume",) if folder.last.exists() and folder.best.exists() else ("--overwrite",)),
+    ]
+    with subprocess.Popen(
+        command,
+        env=os.environ | _KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"[{folder.path.name}] {line}", end="", flush=True)
+    if status := process.returncode:
+        raise RunError(f"the run of seed {seed} ended with status {status}; see its lines above, and sweep again")
+
+
+def run_result(folder: RunFolder) -> dict[str, Any]:
+    """What one finished run gave."""
+    history = json.loads(folder.history.read_text())
+    best = history["epochs"][history["best_epoch"] - 1]
+    return {
+        "seed": history["seed"],
+        "best_epoch": history["best_epoch"],
+        "epochs": len(history["epochs"]),
+        "seconds": round(sum(epoch["seconds"] for epoch in history["epochs"]), 1),
+        "validation_accuracy": best["validation_accuracy"],
+        **history["test"],
+        "recipe": history["recipe"],
+    }
+
+
+def write_result(
+    path: Path, recipe: str, dataset: Dataset, runs: Sequence[dict[str, Any]], where: dict[str, Any]
+) -> None:
+    """Writes the results of runs of one recipe, which must not differ in anything but the seed.
+
+    Raises:
+        RunError: They do differ.
+        WriteError: The file could not be written.
+    """
+    recipes = [run.pop("recipe") for run in runs]
+    if any(each != recipes[0] for each in recipes):
+        raise RunError(f"the runs of {recipe} differ in more than the seed; give --runs another folder to start anew")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "recipe": {"name": recipe, **recipes[0]},
+        "parameters": parameter_count(build(recipes[0]["architecture"], **recipes[0]["arguments"])),
+        "data": {"name": dataset.name, "sha256": dataset.sha256},
+        "mean": {key: statistics.mean(run[key] for run in runs) for key in _SUMMARISED},
+        "standard_deviation": {key: statistics.stdev(run[key] for run in runs) for key in _SUMMARISED}
+        if len(runs) > 1
+        else None,
+        "runs": list(runs),
+        "conditions": conditions(LIBRARIES) | where,
+    }
+    save_json(path, document)
+
+
+_SUMMARISED = ("test_accuracy", "test_loss", "corruption_accuracy", "validation_accuracy", "seconds")
+
+
+def main() -> int:
+    """Exit status: 0, 1 after a message, or 130 when interrupted."""
+    try:
+        options = tyro.cli(Options, prog="python -m train.sweep", config=(tyro.conf.FlagCreatePairsOff,))
+        path = sweep(options)
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    result = json.loads(path.read_text())
+    accuracies = ", ".join(f"{run['test_accuracy']:.2%}" for run in result["runs"])
+    print(f"test accuracy {result['mean']['test_accuracy']:.3%}, the mean of {accuracies}; written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
