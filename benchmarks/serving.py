@@ -21,7 +21,6 @@ import psutil
 import tyro
 from onnxruntime import InferenceSession
 
-from benchmarks.conditions import conditions, cores
 from benchmarks.h2load import Load, Measurement, frame, measure
 from bundle import Bundle, BundleError
 from clients import DigitClient
@@ -30,6 +29,7 @@ from serve.config import ServeConfig
 from serve.engines.onnx_runtime import GRAPH, open_session
 from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
+from train.conditions import conditions, cores
 
 METHOD = "/digits.v1.DigitRecognizer/Classify"
 MANY = 64

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
-from benchmarks.conditions import conditions
 from train import data
 from train.augment import Augmentation
+from train.conditions import conditions
 from train.data import Split
 from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
 from train.inference import predict

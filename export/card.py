@@ -59,11 +59,17 @@ def _figures(metrics: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _settings(recipe: dict[str, Any], prefix: str = "") -> list[str]:
-    """The fields that say something: nested ones with their path, those that are off left out."""
+    """The fields that mattered, in alphabetical order, nested ones with their path."""
+    idle = {
+        "teacher_": not recipe.get("teacher"),
+        "step_": recipe.get("schedule") != "step",
+        "momentum": recipe.get("optimiser") != "sgd",
+        "architecture": True,  # the card begins with it
+    }
     settings: list[str] = []
-    for name, value in recipe.items():
+    for name, value in sorted(recipe.items()):
         if isinstance(value, dict):
             settings += _settings(value, f"{prefix}{name}.")
-        elif value not in (0, None, False) and name != "architecture":
+        elif value not in (0, None, False) and not any(off and name.startswith(start) for start, off in idle.items()):
             settings.append(f"{prefix}{name} {value}")
     return settings

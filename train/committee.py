@@ -13,9 +13,9 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.conditions import conditions
 from train import checkpoint, data
 from train.checkpoint import Checkpoint
+from train.conditions import conditions
 from train.data import Dataset
 from train.errors import CheckpointError, RunError, TrainError
 from train.hardware import DeviceName, choose_device

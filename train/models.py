@@ -218,7 +218,7 @@ ARCHITECTURES: Mapping[str, Callable[..., nn.Sequential]] = {
 }
 
 
-def build(architecture: str, **arguments: Any) -> nn.Sequential:
+def build(architecture: str, /, **arguments: Any) -> nn.Sequential:
     """Builds a network with fresh random weights.
 
     Args:

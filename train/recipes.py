@@ -58,7 +58,8 @@ class Recipe:
     """What logits of both are divided by before they are compared: higher shows more of the lesser digits."""
 
     average_decay: float = 0.0
-    """Decay per step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
+    """Decay per step of the moving average of the weights, which is then what is validated and kept; less in the first
+    steps; 0 for none."""
 
     schedule: Schedule = "constant"
     """How the learning rate changes over time, see train/schedule.py."""

@@ -25,9 +25,15 @@ def identify(
     recipe: Recipe, dataset: Dataset, *, seed: int, device: torch.device, precision: torch.dtype, workers: int
 ) -> dict[str, Any]:
     """Returns, as plain values, what two runs must share to give the same numbers."""
+    fields = asdict(recipe)
+    teacher = None
+    if recipe.teacher is not None:
+        # Its content counts, not where it lies: the recipe is published with the model.
+        path = Path(recipe.teacher)
+        fields["teacher"], teacher = path.name, hashlib.sha256(read_bytes(path)).hexdigest()
     return {
-        "recipe": asdict(recipe),
-        "teacher": recipe.teacher and hashlib.sha256(read_bytes(Path(recipe.teacher))).hexdigest(),
+        "recipe": fields,
+        "teacher": teacher,
         "seed": seed,
         "data": {"name": dataset.name, "sha256": dataset.sha256},
         "device": device.type,

@@ -86,12 +86,11 @@ class TrainingState:
             is each worker's own, for their distortion.
         """
         epoch = len(self.history)
-        torch.manual_seed(_mix(self.seed, epoch, self.workers.rank, 0))
         order, distortion = (torch.Generator(self.device) for _ in range(2))
-        return (
-            order.manual_seed(_mix(self.seed, epoch)),
-            distortion.manual_seed(_mix(self.seed, epoch, self.workers.rank, 1)),
-        )
+        order.manual_seed(_mix(self.seed, epoch))
+        distortion.manual_seed(_mix(self.seed, epoch, self.workers.rank, 1))
+        torch.manual_seed(_mix(self.seed, epoch, self.workers.rank, 2))
+        return order, distortion
 
     def step(self) -> None:
         """Applies the gradients."""

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from benchmarks.conditions import conditions, cores
 from train import data
+from train.conditions import conditions, cores
 from train.data import DataName, Dataset
 from train.errors import RunError, TrainError, unknown_name
 from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
