@@ -1,5 +1,6 @@
 """What a result depends on and must be published with."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ def conditions(libraries: Iterable[str]) -> dict[str, object]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in libraries},
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
@@ -30,7 +31,8 @@ def _cpu_model() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _revision() -> str:
+@functools.cache
+def revision() -> str:
     """The commit of the code that was measured, with a mark if it was changed since; `unknown` outside a checkout."""
     root = Path(__file__).resolve().parents[1]
 

@@ -20,6 +20,7 @@ from train import checkpoint
 from train.augment import augment
 from train.calibrate import calibrated, measure_calibrated
 from train.checkpoint import Checkpoint
+from train.conditions import revision
 from train.data import Dataset, Split, hold_out
 from train.distributed import ALONE, Workers
 from train.errors import DivergenceError, RecipeError
@@ -207,6 +208,7 @@ def _save_history(
     document = {
         **identity,
         "versions": checkpoint.library_versions(),
+        "revision": revision(),
         "epochs": [asdict(metrics) for metrics in state.history],
         "best_epoch": state.best.epoch if state.best else None,
         "test": test,

@@ -148,6 +148,7 @@ def run_result(folder: RunFolder) -> dict[str, Any]:
         "seconds": round(sum(epoch["seconds"] for epoch in history["epochs"]), 1),
         "validation_accuracy": best["validation_accuracy"],
         **history["test"],
+        "revision": history["revision"],
         "recipe": history["recipe"],
     }
 
