@@ -256,7 +256,7 @@ BAD_CHECKPOINTS = {
     other_zip: r"bad\.pt is a zip file but not a readable checkpoint .* Train again or fetch the file again",
     pickled_module: r"bad\.pt holds Python objects, which could run code when loaded, and is refused",
     bare_weights: r"bad\.pt lacks architecture, .* Give the best\.pt",
-    unknown_architecture: r"bad\.pt: unknown architecture 'resnet50': did you mean .*\? Known: compact, ",
+    unknown_architecture: r"bad\.pt: unknown architecture 'resnet50': did you mean .*\? Known: champion, ",
     unknown_argument: r"bad\.pt: unknown argument of compact 'dropuot': did you mean 'dropout'\?",
     other_weights: r"bad\.pt: the weights do not fit one_by_one: .* Train again",
     newer_format: r"bad\.pt has checkpoint format 99, newer than the 1 understood here; update this program",
