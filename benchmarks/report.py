@@ -56,7 +56,7 @@ def accuracy_table(results: Iterable[dict[str, Any]]) -> str:
         "| corrupted test images | minutes per run |",
         "|---|---:|---|---:|---|---:|---:|",
     ]
-    by_name = {result["recipe"]["name"]: result for result in results}
+    by_name = {result["recipe"]["name"]: result for result in results if result["data"]["name"] == "mnist"}
     for name, published in _PUBLISHED.items():
         if name not in by_name:
             continue
@@ -84,12 +84,14 @@ def training_table(result: dict[str, Any]) -> str:
         else f"{conditions['threads']} cores of {conditions['cpu']}"
     )
     lines = [
-        f"| images/s on {device} | training | times the plain way | evaluation | times the plain way |",
-        "|---|---:|---:|---:|---:|",
+        f"| images/s on {device} | training in {conditions['precision']} | times the plain way | in float32 "
+        "| evaluation | times the plain way |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, each in result["recipes"].items():
         lines.append(
             f"| `{name}` | {each['training, ours, images/s']:,} | {each['training, times the plain way']:.1f} "
+            f"| {each['training, ours in float32, images/s']:,} "
             f"| {each['evaluation, ours, images/s']:,} | {each['evaluation, times the plain way']:.1f} |"
         )
     return "\n".join(lines)
@@ -109,11 +111,11 @@ def update(readme: str) -> str:
         "training": training_table(load("training.json")),
     }
     for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+        start, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, found, after = readme.partition(start)
-        if not found:
-            raise ValueError(f"the README has no place for the table {name!r}; it must have {start!r}")
-        readme = before + start + table + end + after.partition(end)[2]
+        if not found or end not in after:
+            raise ValueError(f"the README has no place for the table {name!r}: {start!r} … {end!r}")
+        readme = f"{before}{start}{table}\n{end}{after.partition(end)[2]}"
     return readme
 
 

@@ -20,8 +20,7 @@ def write(manifest: Manifest) -> str:
         (
             f"# {manifest.name}, version {manifest.version}",
             "",
-            f"Recognises one handwritten digit per image. Network `{manifest.architecture}`, seed {trained['seed']}, "
-            f"epoch {trained['epoch']}.",
+            f"Recognises one handwritten digit per image. {_origin(manifest)}",
             "",
             "| | |",
             "|---|---|",
@@ -40,12 +39,20 @@ def write(manifest: Manifest) -> str:
             "and pictures that were not brought to the form above, are recognised less well than the figures say. Not "
             "for decisions about people without somebody who checks.",
             "",
-            f"**Recipe.** {recipe}.",
+            *((f"**Recipe.** {recipe}.",) if recipe else ()),
             "",
             "**Licence.** MIT, as the code. The training images come under their own terms.",
             "",
         )
     )
+
+
+def _origin(manifest: Manifest) -> str:
+    trained = manifest.checkpoint.trained
+    if members := trained["recipe"].get("members"):
+        names = ", ".join(f"`{member['architecture']}` (seed {member['seed']})" for member in members)
+        return f"A committee of {len(members)} networks: {names}."
+    return f"Network `{manifest.architecture}`, seed {trained['seed']}, epoch {trained['epoch']}."
 
 
 def _figures(metrics: dict[str, float]) -> list[tuple[str, str]]:
@@ -64,7 +71,8 @@ def _settings(recipe: dict[str, Any], prefix: str = "") -> list[str]:
         "teacher_": not recipe.get("teacher"),
         "step_": recipe.get("schedule") != "step",
         "momentum": recipe.get("optimiser") != "sgd",
-        "architecture": True,  # the card begins with it
+        "architecture": True,  # the card begins with them
+        "members": True,
     }
     settings: list[str] = []
     for name, value in sorted(recipe.items()):

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import torch
 import tyro
+from torch import distributed
 
 from train import data
 from train.checkpoint import Checkpoint
@@ -20,7 +22,7 @@ from train.hardware import DeviceName, PrecisionName, choose_device, choose_prec
 from train.loop import train
 from train.models import build, parameter_count
 from train.recipes import RECIPES, Recipe
-from train.run import RunFolder
+from train.run import RunFolder, check_name
 from train.state import EpochMetrics
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -51,7 +53,7 @@ class Command:
     """Number format of convolutions and products; auto takes bfloat16 where the device has instructions for it."""
 
     seed: int = 0
-    """Decides initial weights, held-out images, their order and distortion."""
+    """Decides initial weights, and order and distortion of the images."""
 
     resume: bool = False
     """Go on with an interrupted run."""
@@ -60,8 +62,7 @@ class Command:
     """Replace an earlier run of that name."""
 
     def __post_init__(self) -> None:
-        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
-            raise RunError(f"--name is {self.name!r}; it must be the plain name of a folder, to be made in --runs")
+        check_name(self.name)
         if not 0 <= self.seed < 2**63:
             raise RunError(f"--seed is {self.seed}; it must be at least 0 and less than 2**63")
         if self.resume and self.overwrite:
@@ -82,7 +83,8 @@ def main() -> int:
         try:
             execute(command)
         except KeyboardInterrupt:
-            print(f"\ninterrupted: {_how_to_go_on(command.folder, arguments)}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all of its workers
+                print(f"\ninterrupted: {_how_to_go_on(command.folder, arguments)}", file=sys.stderr)
             return INTERRUPTED
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -135,7 +137,7 @@ def _usage() -> str:
             "Trains a digit recogniser and writes runs/RECIPE/best.pt.",
             "",
             "recipes:",
-            *(f"  {name:<12} {summary}" for name, summary in summaries.items()),
+            *(f"  {name:<16} {summary}" for name, summary in summaries.items()),
             "",
             "The options, with the recipe's defaults: python -m train RECIPE --help",
         )
@@ -205,6 +207,8 @@ def _summary(best: Checkpoint, folder: RunFolder) -> str:
 def _how_to_go_on(folder: RunFolder, arguments: list[str]) -> str:
     if not folder.last.exists():
         return "no epoch was complete, nothing was saved"
+    if distributed.is_torchelastic_launched():
+        return f"{folder.best} holds the best epoch so far. Go on with the same torchrun command and --resume"
     kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
     return f"{folder.best} holds the best epoch so far. Go on with\n  python -m train {shlex.join([*kept, '--resume'])}"
 

@@ -19,8 +19,9 @@ from train.errors import ArchitectureError
 from train.inference import Labels, Probabilities, accuracy, cross_entropy, predict
 from train.models import Recogniser
 
-# A temperature is looked for between e^-3 and e^3: what lies outside is no network worth calibrating.
-_LARGEST_LOGARITHM = 3.0
+# Natural logarithms of the smallest and the largest temperature. Few images, all of them right, ask for ever sharper
+# answers, which would be no more than luck: a network is made e times as sure at most.
+_BOUNDS = (-1.0, 3.0)
 
 
 def temperature(probabilities: Probabilities, labels: Labels) -> float:
@@ -36,7 +37,7 @@ def temperature(probabilities: Probabilities, labels: Labels) -> float:
     def loss(logarithm: float) -> float:
         return -float(special.log_softmax(logits / np.exp(logarithm), axis=1)[right].mean())
 
-    found = optimize.minimize_scalar(loss, bounds=(-_LARGEST_LOGARITHM, _LARGEST_LOGARITHM), method="bounded")
+    found = optimize.minimize_scalar(loss, bounds=_BOUNDS, method="bounded")
     return float(np.exp(found.x))
 
 

@@ -21,7 +21,8 @@ from train.errors import CheckpointError, RunError, TrainError
 from train.hardware import DeviceName, choose_device
 from train.inference import examine
 from train.models import parameter_count
-from train.run import RunFolder
+from train.recipes import RECIPES
+from train.run import RunFolder, check_name
 from train.storage import read_bytes, save_json
 from train.sweep import LIBRARIES
 
@@ -54,6 +55,9 @@ class Options:
     def __post_init__(self) -> None:
         if len(self.members) < 2:
             raise RunError(f"received {len(self.members)} checkpoint; a committee has at least two members")
+        check_name(self.name)
+        if self.name in RECIPES:
+            raise RunError(f"--name is {self.name}, which is a recipe's; its result would be overwritten")
 
 
 def convene(options: Options) -> Checkpoint:
@@ -139,13 +143,16 @@ def _write_result(path: Path, name: str, committee: Checkpoint) -> None:
 
 
 def main() -> int:
-    """Exit status: 0, or 1 after a message."""
+    """Exit status: 0, 1 after a message, or 130 when interrupted."""
     try:
         options = tyro.cli(Options, prog="python -m train.committee", config=(tyro.conf.FlagCreatePairsOff,))
         committee = convene(options)
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: there is no committee", file=sys.stderr)
+        return 130
     best = RunFolder(options.runs / options.name).best
     print(
         f"{len(options.members)} networks: test accuracy {committee.metrics['test_accuracy']:.2%}, "

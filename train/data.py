@@ -23,6 +23,8 @@ DataName = Literal["mnist", "digits8x8"]
 
 ROOT_VARIABLE = "DIGITS_DATA_ROOT"
 
+_HOLD_OUT_SEED = 0
+
 # MD5 of the four files of the original distribution, unpacked.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -104,18 +106,17 @@ def load(name: str, root: Path | None = None) -> Dataset:
     return Dataset(name=name, train=train, test=test, sha256=_sha256(train, test))
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divides a split at random.
+def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
+    """Divides a split at random, but always in the same way: no run has learnt what another holds out.
 
     Args:
         split: What to divide.
         fraction: Share of the images that go to the second part, rounded, at least one.
-        seed: Decides which images.
 
     Returns:
         The images to fit on and the images to validate on.
     """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(_HOLD_OUT_SEED))
     held_out = max(1, round(fraction * len(split)))
     return split[order[held_out:]], split[order[:held_out]]
 

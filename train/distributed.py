@@ -35,8 +35,11 @@ class Workers:
         return indices[self.rank :: self.count]
 
     def connect(self, network: nn.Module) -> nn.Module:
-        """Returns the network with gradients averaged over the workers as backward() makes them."""
-        return network if self.count == 1 else DistributedDataParallel(network)
+        """Returns the network with gradients averaged over the workers as backward() makes them.
+
+        Statistics of batch norm stay each worker's own; the leader's are kept.
+        """
+        return network if self.count == 1 else DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, values: Tensor) -> Tensor:
         """Averages numbers over the workers."""

@@ -21,6 +21,8 @@ def choose_device(name: DeviceName) -> torch.device:
         raise RunError(f"--device is cuda, but PyTorch {torch.__version__} finds no CUDA device; use --device cpu")
     if name == "auto":
         name = "cuda" if available else "cpu"
+    # Else convolutions called float32 would be TF32, and answers those of no other machine.
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 

@@ -20,7 +20,6 @@ from train import checkpoint
 from train.augment import augment
 from train.calibrate import calibrated, measure_calibrated
 from train.checkpoint import Checkpoint
-from train.conditions import revision
 from train.data import Dataset, Split, hold_out
 from train.distributed import ALONE, Workers
 from train.errors import DivergenceError, RecipeError
@@ -54,7 +53,7 @@ def train(
         recipe: How to train.
         dataset: What to train on.
         folder: Where to write; already prepared. Unless resuming, an earlier run there is deleted.
-        seed: Decides initial weights, held-out images, their order and distortion.
+        seed: Decides initial weights, and order and distortion of the images.
         device: Where to compute.
         precision: Number format of convolutions and products in training; all else is float32.
         workers: The processes that train together. Only the first one validates, writes and reports.
@@ -72,7 +71,7 @@ def train(
         WriteError: A file could not be written.
     """
     identity = identify(recipe, dataset, seed=seed, device=device, precision=precision, workers=workers.count)
-    fitting, validation = (part.to(device) for part in hold_out(dataset.train, recipe.validation_fraction, seed))
+    fitting, validation = (part.to(device) for part in hold_out(dataset.train, recipe.validation_fraction))
     _check_batch(recipe, len(fitting), workers)
     state = TrainingState(recipe, seed=seed, device=device, precision=precision, workers=workers)
     if resume:
@@ -98,6 +97,10 @@ def _check_batch(recipe: Recipe, images: int, workers: Workers) -> None:
         raise RecipeError(f"batch_size is {recipe.batch_size}; it must be at most {images}, the training images")
     if recipe.batch_size % workers.count:
         raise RecipeError(f"batch_size is {recipe.batch_size}; it must be a multiple of {workers.count}, the workers")
+    if recipe.batch_size < 2 * workers.count:
+        raise RecipeError(
+            f"batch_size is {recipe.batch_size}; each of the {workers.count} workers needs 2 images or more"
+        )
 
 
 def _run_epoch(state: TrainingState, fitting: Split, validation: Split) -> EpochMetrics:
@@ -208,7 +211,8 @@ def _save_history(
     document = {
         **identity,
         "versions": checkpoint.library_versions(),
-        "revision": revision(),
+        "revisions": state.revisions,  # of the code; several when a run was resumed with another
+        "threads": torch.get_num_threads(),
         "epochs": [asdict(metrics) for metrics in state.history],
         "best_epoch": state.best.epoch if state.best else None,
         "test": test,

@@ -42,6 +42,16 @@ def identify(
     }
 
 
+def check_name(name: str) -> None:
+    """Makes sure that a run's name can be that of a folder.
+
+    Raises:
+        RunError: It cannot.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise RunError(f"--name is {name!r}; it must be the plain name of a folder, to be made in --runs")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run keeps its files."""

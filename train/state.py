@@ -1,5 +1,6 @@
 """Everything that changes while a network is trained, and that an interrupted run needs back."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any, assert_never
 
 import numpy as np
 import torch
-from torch import nn, optim
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn, optim
 
 from train import checkpoint
+from train.conditions import revision
 from train.distributed import ALONE, Workers
 from train.models import Recogniser, build
 from train.recipes import Recipe
@@ -67,14 +68,15 @@ class TrainingState:
         self.connected = workers.connect(self.network)
         self.optimiser = _optimiser(recipe, self.network.parameters())
         # The statistics of batch norm are averaged like the weights that they were measured with.
-        self.average = AveragedModel(self.network, use_buffers=True) if recipe.average_decay else None
+        self.average = copy.deepcopy(self.network) if recipe.average_decay else None
         self.averaged_steps = 0
+        self.revisions = [revision()]
         self.history: list[EpochMetrics] = []
 
     @property
     def recogniser(self) -> Recogniser:
         """What the run has come to: the averaged network where there is an average."""
-        return Recogniser(self.network if self.average is None else self.average.module)
+        return Recogniser(self.network if self.average is None else self.average)
 
     def begin_epoch(self) -> tuple[torch.Generator, torch.Generator]:
         """Seeds the random numbers of the coming epoch, so that a resumed run has none to restore.
@@ -97,11 +99,15 @@ class TrainingState:
         self.optimiser.step()
         self.optimiser.zero_grad()
         if self.average is not None:
-            self.averaged_steps += 1
-            # The first steps count little, whatever the decay: a short run has an average, too.
-            decay = min(self.recipe.average_decay, self.averaged_steps / (self.averaged_steps + _AVERAGE_WARM_UP))
-            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            self.average.update_parameters(self.network)
+            self._update_average(self.average)
+
+    def _update_average(self, average: nn.Module) -> None:
+        # The first steps count little, whatever the decay: a short run has an average, too.
+        decay = min(self.recipe.average_decay, self.averaged_steps / (self.averaged_steps + _AVERAGE_WARM_UP))
+        self.averaged_steps += 1
+        with torch.no_grad():
+            # All tensors in one call, for a GPU's sake.
+            torch._foreach_lerp_(_floating(average), _floating(self.network), 1 - decay)
 
     @property
     def best(self) -> EpochMetrics | None:
@@ -121,6 +127,8 @@ class TrainingState:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "averaged_steps": self.averaged_steps,
+            "revisions": self.revisions,
             "history": [asdict(metrics) for metrics in self.history],
         }
 
@@ -130,7 +138,8 @@ class TrainingState:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-            self.averaged_steps = int(self.average.n_averaged)
+        self.averaged_steps = state["averaged_steps"]
+        self.revisions = list(dict.fromkeys([*state["revisions"], *self.revisions]))
         self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
 
 
@@ -152,6 +161,11 @@ def _teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
         return None
     network: nn.Module = checkpoint.load(Path(recipe.teacher)).network().to(memory_format=torch.channels_last)
     return network.to(device).requires_grad_(False)
+
+
+def _floating(network: nn.Module) -> list[Tensor]:
+    """The tensors that make up a network's answers: weights, and the statistics of batch norm."""
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
 def _mix(*numbers: int) -> int:

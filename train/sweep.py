@@ -1,7 +1,7 @@
 """`python -m train.sweep RECIPE --seeds 5`: one recipe with several seeds, and what came of it as a committed result.
 
-Every run is a process of its own, `python -m train`, so that the runs are what a user gets; several go on at a time.
-A sweep that was interrupted goes on where it stopped.
+Every run is a process of its own, `python -m train`; several go on at a time. A sweep that was interrupted goes on where
+it stopped.
 """
 
 import json
@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,10 @@ _RUNS_PER_GPU = 5
 
 # glibc would give every large tensor back to the system and fetch it anew at each step: 10 to 20 % of the time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+
+
+# The runs under way.
+_PROCESSES: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +100,24 @@ def sweep(options: Options) -> Path:
     jobs = options.jobs or min(options.seeds, cores() if device.type == "cpu" else _RUNS_PER_GPU)
     threads = max(1, cores() // jobs)
     with ThreadPoolExecutor(jobs) as pool:
+        runs = [pool.submit(_run, options, seed, threads) for seed in range(options.seeds)]
         try:
-            list(pool.map(lambda seed: _run(options, seed, threads), range(options.seeds)))
-        except BaseException:  # a failed run, or Ctrl-C: those under way end, those that wait never start
+            for run in as_completed(runs):
+                run.result()
+        except BaseException:  # a failed run, or Ctrl-C: those under way end their epoch unsaved, the rest never start
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in _PROCESSES:
+                process.terminate()
             raise
     where = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(choose_precision(options.precision, device)).removeprefix("torch."),
         "runs at a time": jobs,
-        "threads per run": threads,
     }
-    path = options.results / f"accuracy-{options.recipe}.json"
-    runs = [run_result(options.folder(seed)) for seed in range(options.seeds)]
-    write_result(path, options.recipe, dataset, runs, where)
+    name = options.recipe if options.data == "mnist" else f"{options.recipe}-{options.data}"
+    path = options.results / f"accuracy-{name}.json"
+    results = [run_result(options.folder(seed)) for seed in range(options.seeds)]
+    write_result(path, options.recipe, dataset, results, where)
     return path
 
 
@@ -121,7 +129,7 @@ def _run(options: Options, seed: int, threads: int) -> None:
         *("--name", folder.path.name, "--runs", str(options.runs), "--data", options.data),
         *("--device", options.device, "--precision", options.precision),
         *(("--data-root", str(options.data_root)) if options.data_root else ()),
-        *(("--resume",) if folder.last.exists() and folder.best.exists() else ("--overwrite",)),
+        *(("--resume",) if folder.last.exists() else ()),
     ]
     with subprocess.Popen(
         command,
@@ -131,15 +139,26 @@ def _run(options: Options, seed: int, threads: int) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
+        _PROCESSES.add(process)
         for line in process.stdout:
             print(f"[{folder.path.name}] {line}", end="", flush=True)
+    _PROCESSES.discard(process)
     if status := process.returncode:
-        raise RunError(f"the run of seed {seed} ended with status {status}; see its lines above, and sweep again")
+        raise RunError(
+            f"the run of seed {seed} ended with status {status}; see its lines above. Sweep again to go on with what "
+            f"there is, or delete {folder.path} to start it anew"
+        )
 
 
 def run_result(folder: RunFolder) -> dict[str, Any]:
-    """What one finished run gave."""
+    """What one finished run gave.
+
+    Raises:
+        RunError: It was trained by a version that did not record all of this.
+    """
     history = json.loads(folder.history.read_text())
+    if "revisions" not in history:
+        raise RunError(f"{folder.path} is of an older version; delete it, and sweep again")
     best = history["epochs"][history["best_epoch"] - 1]
     return {
         "seed": history["seed"],
@@ -148,7 +167,8 @@ def run_result(folder: RunFolder) -> dict[str, Any]:
         "seconds": round(sum(epoch["seconds"] for epoch in history["epochs"]), 1),
         "validation_accuracy": best["validation_accuracy"],
         **history["test"],
-        "revision": history["revision"],
+        "threads": history["threads"],
+        "revisions": history["revisions"],
         "recipe": history["recipe"],
     }
 

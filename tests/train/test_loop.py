@@ -233,7 +233,7 @@ class TestAnAveragedRun:
 
     def test_validates_the_average(self, after, dataset):
         best, state = after
-        _, validation = hold_out(dataset.train, 0.1, seed=0)
+        _, validation = hold_out(dataset.train, 0.1)
         loss, accuracy = measure(best.recogniser(), validation)
         assert best.metrics["validation_loss"] == pytest.approx(loss, rel=1e-5)
         assert best.metrics["validation_accuracy"] == accuracy
@@ -328,7 +328,7 @@ class TestACalibratedRun:
 
     def test_gives_the_same_answers_with_a_smaller_loss_on_what_was_held_out(self, runs, dataset):
         _, plain, best = runs
-        _, validation = hold_out(dataset.train, 0.1, seed=0)
+        _, validation = hold_out(dataset.train, 0.1)
         answers = [predict(each.recogniser(), validation).argmax(axis=1).tolist() for each in (plain, best)]
         assert answers[0] == answers[1]
         assert measure(best.recogniser(), validation)[0] == pytest.approx(best.metrics["validation_loss"], rel=1e-4)

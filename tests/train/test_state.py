@@ -131,7 +131,7 @@ class TestTheAverage:
         for number in range(2, 9):
             step(state)
             now = weights(state.network)
-            share = min(decay, number / (number + 10))  # a short run has an average, too
+            share = min(decay, (number - 1) / (number + 9))  # a short run has an average, too
             expected = {name: share * before + (1 - share) * now[name] for name, before in expected.items()}
         found = weights(state.recogniser.network)
         assert "1.running_var" in found
