@@ -1,7 +1,7 @@
 """`python -m train.sweep RECIPE --seeds 5`: one recipe with several seeds, and what came of it as a committed result.
 
-Every run is a process of its own, `python -m train`; several go on at a time. A sweep that was interrupted goes on where
-it stopped.
+Every run is a process of its own, `python -m train`; several go on at a time. An interrupted sweep goes on where it
+stopped.
 """
 
 import json
