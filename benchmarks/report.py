@@ -69,7 +69,7 @@ def accuracy_table(results: Iterable[dict[str, Any]]) -> str:
             f"**{mean['test_accuracy']:.2%}**" + (f" ± {deviation['test_accuracy']:.2%}" if deviation else ""),
             f"{len(runs)}: {', '.join(format(run['test_accuracy'], '.2%') for run in runs)}" if runs else "",
             f"{mean['corruption_accuracy']:.1%}",
-            f"{mean['seconds'] / 60:.0f}" if runs else "",
+            f"{mean['seconds'] / 60:.1f}" if runs else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
