@@ -133,7 +133,7 @@ def test_a_run_that_fails_ends_the_sweep_with_its_status_and_writes_nothing(tmp_
     assert "[one_by_one-0] error: " in ended.out
     assert ended.err.splitlines()[-1] == (
         "error: the run of seed 0 ended with status 1; see its lines above. Sweep again to go on with what there is, "
-        "or delete runs/one_by_one-0 to start it anew"
+        f"or delete {run} to start it anew"
     )
     assert not (tmp_path / "results").exists()
 
