@@ -15,6 +15,7 @@ from torch import distributed
 
 from train import data
 from train.checkpoint import Checkpoint
+from train.command import INTERRUPTED
 from train.data import DataName, Dataset
 from train.distributed import Workers, join
 from train.errors import RunError, TrainError, unknown_name
@@ -24,8 +25,6 @@ from train.models import build, parameter_count
 from train.recipes import RECIPES, Recipe
 from train.run import RunFolder, check_name
 from train.state import EpochMetrics
-
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from train import checkpoint, data
+from train import checkpoint, command, data
 from train.checkpoint import Checkpoint
 from train.conditions import conditions
 from train.data import Dataset
-from train.errors import CheckpointError, RunError, TrainError
+from train.errors import CheckpointError, RunError
 from train.hardware import DeviceName, choose_device
 from train.inference import examine
 from train.models import parameter_count
@@ -144,22 +144,18 @@ def _write_result(path: Path, name: str, committee: Checkpoint) -> None:
 
 def main() -> int:
     """Exit status: 0, 1 after a message, or 130 when interrupted."""
-    try:
-        options = tyro.cli(Options, prog="python -m train.committee", config=(tyro.conf.FlagCreatePairsOff,))
-        committee = convene(options)
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: there is no committee", file=sys.stderr)
-        return 130
+    return command.run(_main, interrupted="there is no committee")
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog="python -m train.committee", config=(tyro.conf.FlagCreatePairsOff,))
+    metrics = convene(options).metrics
     best = RunFolder(options.runs / options.name).best
     print(
-        f"{len(options.members)} networks: test accuracy {committee.metrics['test_accuracy']:.2%}, "
-        f"corruption accuracy {committee.metrics['corruption_accuracy']:.2%}, written to {best}\n"
+        f"{len(options.members)} networks: test accuracy {metrics['test_accuracy']:.2%}, "
+        f"corruption accuracy {metrics['corruption_accuracy']:.2%}, written to {best}\n"
         f"next: python -m export.to_onnx {shlex.quote(str(best))}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -20,11 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train import checkpoint as checkpoints
-from train import data, figures, report
+from train import command, data, figures, report
 from train.checkpoint import Checkpoint, library_versions
 from train.corrupt import CORRUPTIONS, corrupted
 from train.data import DataName, Dataset, Split
-from train.errors import CheckpointError, RunError, TrainError, WriteError
+from train.errors import CheckpointError, RunError, WriteError
 from train.hardware import DeviceName, choose_device
 from train.inference import Probabilities, predict
 from train.metrics import CONFIDENCE_LEVEL, Evaluation, answers, evaluate
@@ -33,7 +32,6 @@ from train.run import RunFolder
 from train.storage import read_bytes, save_json, write_bytes
 
 FORMAT_VERSION = 1
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 # Every figure that there can be.
 FIGURES = {
@@ -290,17 +288,8 @@ def _delete(path: Path) -> None:
 
 def main() -> int:
     """Exit status: 0 when the report was written, 1 when it was not, 130 after Ctrl-C."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     options = tyro.cli(Options, prog="python -m train.evaluate", description=__doc__)
-    try:
-        evaluate_checkpoint(options)
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: there is no new report", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return command.run(lambda: evaluate_checkpoint(options), interrupted="there is no new report")
 
 
 if __name__ == "__main__":

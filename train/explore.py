@@ -3,7 +3,6 @@
 Prints what was found and writes it as `exploration.json` and as figures.
 """
 
-import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -17,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from train import data
+from train import command, data
 from train.data import DataName, Dataset, Split
-from train.errors import RunError, TrainError
+from train.errors import RunError
 from train.figures import BLUE, RED, draw_digit, png, styled
 from train.statistics import (
     DIGITS,
@@ -46,7 +45,6 @@ from train.storage import save_json, write_bytes
 
 DOCUMENT = "exploration.json"
 FORMAT_VERSION = 1
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 _WIDTH = 6.0  # inches, as of all figures
 _COLUMNS = 5  # of images that have captions
@@ -442,16 +440,10 @@ def _spread(values: NDArray[Any]) -> dict[str, float]:
 
 def main() -> int:
     """Exit status: 0 when everything was written, 1 when it was not, 130 after Ctrl-C."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        run(tyro.cli(Options, prog="python -m train.explore", description=__doc__))
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: there is no new exploration", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return command.run(
+        lambda: run(tyro.cli(Options, prog="python -m train.explore", description=__doc__)),
+        interrupted="there is no new exploration",
+    )
 
 
 if __name__ == "__main__":

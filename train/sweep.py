@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from train import data
+from train import command, data
 from train.conditions import conditions, cores
 from train.data import DataName, Dataset
-from train.errors import RunError, TrainError, unknown_name
+from train.errors import RunError, unknown_name
 from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
 from train.models import build, parameter_count
 from train.recipes import RECIPES
@@ -205,19 +205,15 @@ _SUMMARISED = ("test_accuracy", "test_loss", "corruption_accuracy", "validation_
 
 def main() -> int:
     """Exit status: 0, 1 after a message, or 130 when interrupted."""
-    try:
-        options = tyro.cli(Options, prog="python -m train.sweep", config=(tyro.conf.FlagCreatePairsOff,))
-        path = sweep(options)
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    return command.run(_main, interrupted="the same command goes on where it stopped")
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog="python -m train.sweep", config=(tyro.conf.FlagCreatePairsOff,))
+    path = sweep(options)
     result = json.loads(path.read_text())
     accuracies = ", ".join(f"{run['test_accuracy']:.2%}" for run in result["runs"])
     print(f"test accuracy {result['mean']['test_accuracy']:.3%}, the mean of {accuracies}; written to {path}")
-    return 0
 
 
 if __name__ == "__main__":
