@@ -29,7 +29,10 @@ def serving(bundle: Path, tmp_path_factory) -> Callable[..., AbstractContextMana
         log = tmp_path_factory.mktemp("server") / "log"
         with server_process(bundle, *flags, log=log) as server:
             yield server.address
-        assert "Traceback" not in log.read_text()
+        # gRPC itself logs one when a caller's deadline of a millisecond passes while the answer is being sent.
+        lines = log.read_text().splitlines()
+        ends_in_grpc = sum(line.strip().startswith("grpc._cython.cygrpc.ExecuteBatchError") for line in lines)
+        assert sum("Traceback" in line for line in lines) == ends_in_grpc, "\n".join(lines)
 
     return serve
 
