@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from train import command, data, figures, report
 from train.checkpoint import Checkpoint, library_versions
 from train.corrupt import CORRUPTIONS, corrupted
 from train.data import DataName, Dataset, Split
-from train.errors import CheckpointError, RunError, WriteError
+from train.errors import CheckpointError, WriteError
 from train.hardware import DeviceName, choose_device
 from train.inference import Probabilities, predict
 from train.metrics import CONFIDENCE_LEVEL, Evaluation, answers, evaluate
 from train.models import parameter_count
 from train.run import RunFolder
-from train.storage import read_bytes, save_json, write_bytes
+from train.storage import make_folder, read_bytes, save_json, write_bytes
 
 FORMAT_VERSION = 1
 
@@ -97,14 +96,8 @@ class OutputFolder:
         Raises:
             RunError: It cannot be made or written to.
         """
-        folder = self.figure("any").parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder with --out") from error
-        for each in (self.path, folder):
-            if not os.access(each, os.W_OK):
-                raise RunError(f"{each} cannot be written to; choose another folder with --out")
+        for folder in (self.figure("any").parent, self.path):
+            make_folder(folder, "choose another folder with --out")
 
     def write(self, document: dict[str, Any], pictures: Mapping[str, bytes]) -> None:
         """Writes everything, the document last, and deletes figures that an earlier evaluation had and this has not.

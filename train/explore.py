@@ -3,7 +3,6 @@
 Prints what was found and writes it as `exploration.json` and as figures.
 """
 
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ from train.statistics import (
     placement,
     samples,
 )
-from train.storage import save_json, write_bytes
+from train.storage import make_folder, save_json, write_bytes
 
 DOCUMENT = "exploration.json"
 FORMAT_VERSION = 1
@@ -323,7 +322,8 @@ def run(options: Options) -> Exploration:
     """
     folder, figures = options.folder, options.folder / "figures"
     # Before a minute of work, not after it.
-    _prepare(figures)
+    for each in (figures, folder):
+        make_folder(each, "choose another folder with --out")
     exploration = explore(data.load(options.data, options.data_root), options.seed)
     print(describe(exploration), flush=True)
     drawn = draw(exploration)
@@ -332,16 +332,6 @@ def run(options: Options) -> Exploration:
     save_json(folder / DOCUMENT, to_json(exploration))
     print(f"written to {folder}: {DOCUMENT} and {len(drawn)} figures")
     return exploration
-
-
-def _prepare(figures: Path) -> None:
-    try:
-        figures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{figures} cannot be made ({error.strerror}); choose another folder with --out") from error
-    for folder in (figures.parent, figures):
-        if not os.access(folder, os.W_OK):
-            raise RunError(f"{folder} cannot be written to; choose another folder with --out")
 
 
 def describe(exploration: Exploration) -> str:

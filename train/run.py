@@ -5,7 +5,6 @@ go on. `history.json` is for people and plots.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from train.data import Dataset
 from train.errors import CheckpointError, RunError
 from train.recipes import Recipe
-from train.storage import parse_tensors, read_bytes, save_tensors
+from train.storage import make_folder, parse_tensors, read_bytes, save_tensors
 
 _CHANGE_NAME = "--name to keep it and write elsewhere"
 
@@ -94,12 +93,7 @@ class RunFolder:
                 f"{self.path} holds a run already; give --resume to go on with it, --overwrite to replace it or "
                 + _CHANGE_NAME
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be made ({error.strerror}); choose a folder with --runs") from error
-        if not os.access(self.path, os.W_OK):
-            raise RunError(f"{self.path} cannot be written to; choose a folder with --runs")
+        make_folder(self.path, "choose a folder with --runs")
 
     def clear(self) -> None:
         """Deletes the files of an earlier run."""

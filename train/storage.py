@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from train.errors import CheckpointError, WriteError
+from train.errors import CheckpointError, RunError, WriteError
 
 _ZIP_SIGNATURE = b"PK\x03\x04"
 
@@ -63,6 +63,24 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"{path} ({len(content)} bytes) could not be written: {error.strerror}. "
             "Make room or choose another folder; what was there before is untouched"
         ) from error
+
+
+def make_folder(path: Path, advice: str) -> None:
+    """Makes a folder that can be written to.
+
+    Args:
+        path: The folder; those above it are made as well.
+        advice: What to do where that is not possible, for the message.
+
+    Raises:
+        RunError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be made ({error.strerror}); {advice}") from error
+    if not os.access(path, os.W_OK):
+        raise RunError(f"{path} cannot be written to; {advice}")
 
 
 def read_bytes(path: Path) -> bytes:
