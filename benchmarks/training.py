@@ -24,7 +24,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
 from train import data
-from train.augment import Augmentation
 from train.conditions import conditions
 from train.data import Split
 from train.errors import RunError, TrainError, unknown_name
@@ -35,6 +34,7 @@ from train.models import MEAN, STD, build
 from train.recipes import RECIPES, Recipe
 from train.state import TrainingState
 from train.storage import save_json
+from train.transforms.augment import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from clients.images import load
 from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
 from train.errors import DataError
 from train.inference import accuracy
-from train.metrics import calibration
+from train.report.metrics import calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "pretrained"

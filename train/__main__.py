@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -146,13 +147,13 @@ def _usage() -> str:
 def execute(command: Command) -> None:
     """Runs a command and prints what happens."""
     with join(choose_device(command.device)) as (workers, device):
-        _train(command, workers, device)
+        folder = command.folder.reserved(resume=command.resume, overwrite=command.overwrite)
+        with folder if workers.leads else nullcontext():
+            _train(command, workers, device)
 
 
 def _train(command: Command, workers: Workers, device: torch.device) -> None:
-    folder, recipe = command.folder, command.recipe
-    if workers.leads:
-        folder.prepare(resume=command.resume, overwrite=command.overwrite)
+    recipe = command.recipe
     dataset = workers.leader_first(lambda: data.load(command.data, command.data_root))
     precision = choose_precision(command.precision, device)
     if workers.leads:
@@ -160,7 +161,7 @@ def _train(command: Command, workers: Workers, device: torch.device) -> None:
     best = train(
         recipe,
         dataset,
-        folder,
+        command.folder,
         seed=command.seed,
         device=device,
         precision=precision,
@@ -169,7 +170,7 @@ def _train(command: Command, workers: Workers, device: torch.device) -> None:
         report=lambda metrics: print(_epoch_line(metrics, recipe.epochs), flush=True),
     )
     if workers.leads:
-        print(_summary(best, folder))
+        print(_summary(best, command.folder))
 
 
 def _heading(command: Command, dataset: Dataset, device: torch.device, precision: torch.dtype, workers: Workers) -> str:

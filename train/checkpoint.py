@@ -38,7 +38,7 @@ class Checkpoint:
         seed: The run's seed.
         epoch: The epoch, counted from 1, after which the weights were taken.
         metrics: Losses and accuracies (0 to 1) by name: `train_*`, `validation_*` and, once the
-            run is over, `test_*` and `corruption_accuracy`, the mean over `train.corrupt`.
+            run is over, `test_*` and `corruption_accuracy`, the mean over `train.transforms.corrupt`.
         data: `name` and `sha256` of the data set.
         versions: Library versions by name.
         format_version: Version of this layout.

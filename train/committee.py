@@ -72,15 +72,15 @@ def convene(options: Options) -> Checkpoint:
     """
     folder = RunFolder(options.runs / options.name)
     device = choose_device(options.device)
-    folder.prepare(resume=False, overwrite=options.overwrite)
-    # Each file is read once: training may replace it at any moment.
-    stored = [read_bytes(path) for path in options.members]
-    members = [checkpoint.parse(content, path) for content, path in zip(stored, options.members, strict=True)]
-    dataset = _common_dataset(options, members)
-    committee = join(members, digests=[hashlib.sha256(content).hexdigest() for content in stored])
-    committee = replace(committee, metrics=examine(committee.recogniser().to(device), dataset.test))
-    folder.clear()
-    checkpoint.save(folder.best, committee)
+    with folder.reserved(resume=False, overwrite=options.overwrite):
+        # Each file is read once: training may replace it at any moment.
+        stored = [read_bytes(path) for path in options.members]
+        members = [checkpoint.parse(content, path) for content, path in zip(stored, options.members, strict=True)]
+        dataset = _common_dataset(options, members)
+        committee = join(members, digests=[hashlib.sha256(content).hexdigest() for content in stored])
+        committee = replace(committee, metrics=examine(committee.recogniser().to(device), dataset.test))
+        folder.clear()
+        checkpoint.save(folder.best, committee)
     _write_result(options.results / f"accuracy-{options.name}.json", options.name, committee)
     return committee
 

@@ -18,17 +18,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train import checkpoint as checkpoints
-from train import command, data, figures, report
+from train import command, data
 from train.checkpoint import Checkpoint, library_versions
-from train.corrupt import CORRUPTIONS, corrupted
 from train.data import DataName, Dataset, Split
 from train.errors import CheckpointError, WriteError
 from train.hardware import DeviceName, choose_device
 from train.inference import Probabilities, predict
-from train.metrics import CONFIDENCE_LEVEL, Evaluation, answers, evaluate
 from train.models import parameter_count
+from train.report import figures
+from train.report.metrics import CONFIDENCE_LEVEL, Evaluation, answers, evaluate
+from train.report.page import render
 from train.run import RunFolder
 from train.storage import make_folder, read_bytes, save_json, write_bytes
+from train.transforms.corrupt import CORRUPTIONS, corrupted
 
 FORMAT_VERSION = 1
 
@@ -109,7 +111,7 @@ class OutputFolder:
             write_bytes(self.figure(name), content)
         for name in FIGURES - pictures.keys():
             _delete(self.figure(name))
-        write_bytes(self.page, report.render(document, pictures).encode())
+        write_bytes(self.page, render(document, pictures).encode())
         save_json(self.document, document)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from train import command, data
 from train.data import DataName, Dataset, Split
 from train.errors import RunError
-from train.figures import BLUE, RED, draw_digit, png, styled
+from train.report.figures import BLUE, RED, draw_digit, png, styled
 from train.statistics import (
     DIGITS,
     ClassImages,

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.corrupt import CORRUPTIONS, corrupted
 from train.data import Split
 from train.models import Recogniser
+from train.transforms.corrupt import CORRUPTIONS, corrupted
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -56,7 +56,7 @@ def examine(recogniser: Recogniser, test: Split) -> dict[str, float]:
 
     Returns:
         `test_loss` and `test_accuracy`, and `corruption_accuracy`: the mean accuracy over the corruptions of
-        the test images that `train.corrupt` defines.
+        the test images that `train.transforms.corrupt` defines.
     """
     loss, accuracy = measure(recogniser, test)
     corruption_accuracies = [measure(recogniser, corrupted(test, name))[1] for name in CORRUPTIONS]

@@ -17,7 +17,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from train import checkpoint
-from train.augment import augment
 from train.calibrate import calibrated, measure_calibrated
 from train.checkpoint import Checkpoint
 from train.data import Dataset, Split, hold_out
@@ -30,6 +29,7 @@ from train.run import RunFolder, identify
 from train.schedule import learning_rate
 from train.state import EpochMetrics, TrainingState
 from train.storage import save_json
+from train.transforms.augment import augment
 
 
 def train(

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from train.augment import Augmentation
 from train.errors import RecipeError
+from train.transforms.augment import Augmentation
 
 Optimiser = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "one_cycle"]

@@ -6,16 +6,21 @@ go on. `history.json` is for people and plots.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from train.data import Dataset
 from train.errors import CheckpointError, RunError
 from train.recipes import Recipe
 from train.storage import make_folder, parse_tensors, read_bytes, save_tensors
+
+# Version of the layout of `last.pt` and `history.json`.
+FORMAT_VERSION = 1
 
 _CHANGE_NAME = "--name to keep it and write elsewhere"
 
@@ -38,6 +43,7 @@ def identify(
         "device": device.type,
         "precision": str(precision).removeprefix("torch."),
         "workers": workers,
+        "format_version": FORMAT_VERSION,
     }
 
 
@@ -77,15 +83,25 @@ class RunFolder:
         """Every file that a run writes."""
         return self.best, self.last, self.history
 
-    def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder and makes sure that it may be used as asked; deletes nothing.
+    @contextmanager
+    def reserved(self, *, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it, if it may be used as asked; deletes nothing.
 
         Raises:
-            RunError: It holds a run and neither flag is set, or there is nothing to resume, or it
-                cannot be written to.
+            RunError: It holds a run and neither flag is set, or there is nothing to resume, or another run is under
+                way in it, or it cannot be written to.
         """
         if resume and not self.path.exists():
             raise RunError(f"there is no run in {self.path}; start it without --resume, or check --name and --runs")
+        make_folder(self.path, "choose a folder with --runs")
+        try:
+            with FileLock(self.path / "run.lock", timeout=0):
+                self._check(resume=resume, overwrite=overwrite)
+                yield
+        except Timeout as error:
+            raise RunError(f"another run is under way in {self.path}; wait for it, or {_CHANGE_NAME}") from error
+
+    def _check(self, *, resume: bool, overwrite: bool) -> None:
         if resume and not (self.last.is_file() and self.best.is_file()):
             raise RunError(f"{self.path} holds no finished epoch to resume from; start again with --overwrite")
         if not resume and not overwrite and any(file.exists() for file in self.files):
@@ -93,7 +109,6 @@ class RunFolder:
                 f"{self.path} holds a run already; give --resume to go on with it, --overwrite to replace it or "
                 + _CHANGE_NAME
             )
-        make_folder(self.path, "choose a folder with --runs")
 
     def clear(self) -> None:
         """Deletes the files of an earlier run."""

@@ -6,6 +6,7 @@ stopped.
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from train.errors import RunError, unknown_name
 from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
 from train.models import build, parameter_count
 from train.recipes import RECIPES
-from train.run import RunFolder
+from train.run import FORMAT_VERSION, RunFolder
 from train.storage import save_json
 
 LIBRARIES = ("torch", "torchvision", "numpy")
@@ -157,8 +158,8 @@ def run_result(folder: RunFolder) -> dict[str, Any]:
         RunError: It was trained by a version that did not record all of this.
     """
     history = json.loads(folder.history.read_text())
-    if "revisions" not in history:
-        raise RunError(f"{folder.path} is of an older version; delete it, and sweep again")
+    if history.get("format_version") != FORMAT_VERSION:
+        raise RunError(f"{folder.path} is of another version of this program; delete it, and sweep again")
     best = history["epochs"][history["best_epoch"] - 1]
     return {
         "seed": history["seed"],
@@ -205,6 +206,8 @@ _SUMMARISED = ("test_accuracy", "test_loss", "corruption_accuracy", "validation_
 
 def main() -> int:
     """Exit status: 0, 1 after a message, or 130 when interrupted."""
+    # The default would end this process at once and leave its runs to go on by themselves.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return command.run(_main, interrupted="the same command goes on where it stopped")
 
 

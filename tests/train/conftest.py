@@ -68,5 +68,5 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "runs" / "test")
-    folder.prepare(resume=False, overwrite=False)
+    folder.path.mkdir(parents=True)
     return folder

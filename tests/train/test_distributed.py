@@ -105,7 +105,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path):
     status, _, err = ended(torchrun("dropout_cnn", *flags(PLAIN), "--dropout", "0", "--runs", str(tmp_path)))
     assert status == 0, err
     alone = RunFolder(tmp_path / "alone")
-    alone.prepare(resume=False, overwrite=False)
+    alone.path.mkdir(parents=True)
     recipe = replace(RECIPES["dropout_cnn"](), **PLAIN, arguments={"dropout": 0.0})
     train(recipe, data.load("digits8x8"), alone, seed=0, device=CPU)
     (together, tested), (expected, expected_test) = numbers(RunFolder(tmp_path / "dropout_cnn")), numbers(alone)

@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from train import checkpoint as checkpoints
-from train import data, figures, report
-from train.corrupt import CORRUPTIONS
+from train import data
 from train.errors import RunError, WriteError
 from train.evaluate import FIGURES, OutputFolder, learning_curves, main
-from train.metrics import Answer, calibration
+from train.report import figures
+from train.report.metrics import Answer, calibration
+from train.report.page import render
+from train.transforms.corrupt import CORRUPTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,18 +136,18 @@ class TestThePage:
         assert all(name in page.words for name in CORRUPTIONS)
 
     def test_shows_text_from_elsewhere_as_text(self, document):
-        page = Page(report.render(document | {"notes": ["<script>alert(1)</script>"]}, {}))
+        page = Page(render(document | {"notes": ["<script>alert(1)</script>"]}, {}))
         assert "script" not in page.tags
         assert "<script>alert(1)</script>" in page.words
 
     def test_names_the_members_of_a_committee(self, document):
         members = [{"architecture": name, "arguments": {}} for name in ("compact", "champion")]
         model = document["model"] | {"architecture": "committee", "arguments": {"members": members}}
-        page = Page(report.render(document | {"model": model}, {}))
+        page = Page(render(document | {"model": model}, {}))
         assert "committee, members compact + champion" in " ".join(page.words)
 
     def test_says_so_when_there_are_no_mistakes(self, document):
-        page = report.render(document | {"errors": 0, "mistakes": []}, {})
+        page = render(document | {"errors": 0, "mistakes": []}, {})
         assert "every test image was read right" in page
 
 

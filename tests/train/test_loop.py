@@ -10,7 +10,6 @@ import torch
 
 from train import checkpoint as checkpoints
 from train import loop
-from train.augment import Augmentation
 from train.data import Split, hold_out
 from train.distributed import Workers
 from train.errors import CheckpointError, DivergenceError, RecipeError, RunError, WriteError
@@ -19,6 +18,7 @@ from train.loop import train
 from train.recipes import Recipe
 from train.run import RunFolder
 from train.state import TrainingState
+from train.transforms.augment import Augmentation
 
 EVERYTHING = Augmentation(rotation_degrees=5, shift_pixels=1, scale=0.05, shear_degrees=3, crop_probability=0.1)
 
@@ -67,7 +67,7 @@ def numbers(folder):
 
 def new_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.prepare(resume=False, overwrite=False)
+    folder.path.mkdir(parents=True)
     return folder
 
 

@@ -27,6 +27,7 @@ class TestIdentity:
                 "device": "cpu",
                 "precision": "bfloat16",
                 "workers": 2,
+                "format_version": 1,
             }
         )
 
@@ -43,35 +44,57 @@ class TestIdentity:
             identity(dataset, make_recipe(teacher="nowhere/best.pt"))
 
 
-class TestPreparing:
+class TestReserving:
     def test_makes_the_folder_and_its_parents(self, tmp_path):
-        RunFolder(tmp_path / "a" / "b").prepare(resume=False, overwrite=False)
-        assert (tmp_path / "a" / "b").is_dir()
+        with RunFolder(tmp_path / "a" / "b").reserved(resume=False, overwrite=False):
+            assert (tmp_path / "a" / "b").is_dir()
 
     @pytest.mark.parametrize("file", ["best.pt", "last.pt", "history.json"])
     def test_a_run_is_never_silently_overwritten(self, folder, file):
         (folder.path / file).write_text("")
         with pytest.raises(RunError, match=r"--resume .* --overwrite .* --name"):
-            folder.prepare(resume=False, overwrite=False)
+            enter(folder)
 
     def test_overwriting_deletes_nothing_yet(self, folder):
         folder.best.write_text("")
-        folder.prepare(resume=False, overwrite=True)
+        enter(folder, overwrite=True)
         assert folder.best.exists()
 
     def test_nothing_to_resume_is_an_error(self, folder):
         with pytest.raises(RunError, match="holds no finished epoch to resume from"):
-            folder.prepare(resume=True, overwrite=False)
+            enter(folder, resume=True)
+
+    def test_a_folder_that_is_not_there_cannot_be_resumed_and_is_not_made(self, tmp_path):
+        with pytest.raises(RunError, match="there is no run in"):
+            enter(RunFolder(tmp_path / "run"), resume=True)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_two_runs_at_a_time_are_an_error_for_the_second(self, folder, overwrite):
+        under_way = pytest.raises(RunError, match=r"another run is under way in .*; wait for it, or --name")
+        with folder.reserved(resume=False, overwrite=False), under_way:
+            enter(RunFolder(folder.path), overwrite=overwrite)
+        enter(folder)
+
+    def test_a_run_that_fails_frees_the_folder(self, folder):
+        with pytest.raises(ZeroDivisionError), folder.reserved(resume=False, overwrite=False):
+            raise ZeroDivisionError
+        enter(folder)
 
     def test_a_folder_that_cannot_be_made_is_an_error(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(RunError, match=r"cannot be made .*; choose a folder with --runs"):
-            RunFolder(tmp_path / "file" / "run").prepare(resume=False, overwrite=False)
+            enter(RunFolder(tmp_path / "file" / "run"))
 
     def test_a_folder_that_cannot_be_written_to_is_an_error(self, folder, monkeypatch):
         monkeypatch.setattr("os.access", lambda path, mode: False)  # permissions do not stop root
         with pytest.raises(RunError, match="cannot be written to; choose a folder with --runs"):
-            folder.prepare(resume=False, overwrite=False)
+            enter(folder)
+
+
+def enter(folder, resume=False, overwrite=False):
+    with folder.reserved(resume=resume, overwrite=overwrite):
+        pass
 
 
 class TestState:

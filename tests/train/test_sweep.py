@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import statistics
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_a_run_that_fails_ends_the_sweep_with_its_status_and_writes_nothing(tmp_
         f"or delete {run} to start it anew"
     )
     assert not (tmp_path / "results").exists()
+
+
+def test_a_sweep_that_is_terminated_leaves_no_run_behind(tmp_path):
+    places = ("--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results"))
+    arguments = (sys.executable, "-m", "train.sweep", *SMALL, "--seeds", "1", *places)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline().startswith("[one_by_one-0] ")
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("interrupted: the same command goes on where it stopped\n")
+    # The sweep has waited for its run, which held the folder as long as it lived.
+    with RunFolder(tmp_path / "runs" / "one_by_one-0").reserved(resume=False, overwrite=True):
+        pass
 
 
 @pytest.mark.parametrize(

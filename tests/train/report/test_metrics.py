@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.metrics import Answer, MacroReport, Proportion, answers, calibration, evaluate, proportion
+from train.report.metrics import Answer, MacroReport, Proportion, answers, calibration, evaluate, proportion
 
 
 def make_probabilities(digits, confidence=0.9):

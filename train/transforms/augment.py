@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from train import distort
 from train.errors import RecipeError
+from train.transforms import distort
 
 # Nodes along each side of the lattice that an elastic distortion moves: about one per 5 pixels.
 _LATTICE = 6

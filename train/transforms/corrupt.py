@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from train import distort
 from train.data import Split
+from train.transforms import distort
 
 _SEED = 20_000
 

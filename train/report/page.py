@@ -6,9 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from train.figures import GRID_IMAGES
+from train.report.figures import GRID_IMAGES
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = "page.html.j2"
 
 
 def render(document: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
@@ -19,7 +19,7 @@ def render(document: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         figures: PNG files by name. Those that are absent are left out; why, the document's notes say.
     """
     environment = Environment(
-        loader=PackageLoader("train", ""),
+        loader=PackageLoader("train", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from train import data
-from train.corrupt import CORRUPTIONS, corrupted
 from train.data import Split
+from train.transforms.corrupt import CORRUPTIONS, corrupted
 
 # Mean ink against that of the clean images, and mean change of a pixel, on the test images of digits8x8. The order
 # counts: a corruption's place decides its random numbers.

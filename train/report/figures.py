@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from train.metrics import DIGITS, Answer, Bin, Calibration, DigitReport, Proportion, Robustness
+from train.report.metrics import DIGITS, Answer, Bin, Calibration, DigitReport, Proportion, Robustness
 
 Pixels = NDArray[np.uint8]
 """uint8 [N, 1, 28, 28], white ink (255) on black (0)."""

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from train import distort
-from train.distort import CROP_SIZE
+from train.transforms import distort
+from train.transforms.distort import CROP_SIZE
 
 
 def bars(count: int = 8) -> torch.Tensor:

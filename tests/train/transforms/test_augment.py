@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.augment import Augmentation, augment
 from train.errors import RecipeError
+from train.transforms.augment import Augmentation, augment
 
 # The largest amount of each distortion that is allowed.
 BOUNDS = {
