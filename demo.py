@@ -110,7 +110,7 @@ def report(dataset: Dataset, served: npt.NDArray[np.int64], *, memory_mb: float,
     own = predict(train.checkpoint.load(RUN / "best.pt").recogniser(), dataset.test).argmax(axis=1)
     equal = int(np.sum(served == own))
     accuracy = float(np.mean(served == labels))
-    parity = json.loads((RUN / "bundle" / "parity.json").read_text())["comparison"]
+    parity = json.loads((RUN / "bundle" / "parity.json").read_text())["checks"][0]["comparison"]
     levels = json.loads((RUN / "benchmark.json").read_text())["levels"]
     name = "MNIST" if dataset.name == "mnist" else "digits8x8, which is not MNIST"
     figures = {

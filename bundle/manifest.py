@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self, get_args, get_origin
 
 from bundle.errors import ManifestError
 
-FORMAT = 1
+FORMAT = 2
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -49,14 +49,92 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The batch sizes that a plan accepts, and the one it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are out of order."""
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ManifestError(f"batch sizes are {self}; 1 ≤ MIN ≤ OPT ≤ MAX was expected")
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What the parity check measured, in short; `parity.json` has it whole. Accuracies are shares from 0 to 1."""
+    """What the parity gate measured, in short; `parity.json` has it whole. Accuracies are shares from 0 to 1."""
 
     images: int
     flips: int
     max_difference: float
     reference_accuracy: float
     candidate_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One ONNX graph: the type of its arithmetic, and how it answered."""
+
+    precision: str
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU as its driver describes it. `driver` is the newest CUDA version that the driver supports."""
+
+    name: str
+    compute_capability: str
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One TensorRT plan: code for one product, version and kind of GPU.
+
+    Attributes:
+        product: `tensorrt` or `tensorrt-rtx`.
+        version: Version of the product.
+        gpu: Where it was built; None without a GPU, which leaves the choice of kernels to the machine that loads it.
+        precision: Type of its arithmetic, `fp16` or `fp32`.
+        graph_sha256: Digest of the ONNX graph that it was built from.
+        profiles: The batch sizes it accepts.
+        options: How it was built, by the names of the command's options.
+        audit: Number of heavy layers by kind and type.
+        build_seconds: How long that took.
+        parity: How it answered on that GPU; None where it could not be run.
+    """
+
+    product: str
+    version: str
+    gpu: Gpu | None
+    precision: str
+    graph_sha256: str
+    profiles: list[Profile]
+    options: dict[str, Any]
+    audit: dict[str, dict[str, int]]
+    build_seconds: float
+    parity: Parity | None
+
+    @property
+    def file_name(self) -> str:
+        """The plan's name in the bundle: its fingerprint."""
+        gpu = f"sm{self.gpu.compute_capability}-{self.gpu.name}" if self.gpu else "any"
+        plain = re.sub(r"[^a-z0-9.]+", "-", f"{self.product}-{self.version}-{self.precision}-{gpu}".lower())
+        return f"{plain[:58].strip('-')}.plan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What the graph does to a pixel, for people: (pixel / 255 - mean) / std."""
+
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +156,10 @@ class Manifest:
     labels: list[str]
     input: Tensor
     output: Tensor
+    normalisation: Normalisation
     files: dict[str, File]
-    parity: Parity
+    graphs: dict[str, Graph]
+    plans: dict[str, Plan]
     checkpoint: Checkpoint
     versions: dict[str, str]
 
@@ -90,6 +170,9 @@ class Manifest:
             # A bundle is flat: no entry may point outside it.
             if not _NAME.fullmatch(name):
                 raise ManifestError(f"the manifest lists a file {name!r}; a plain file name was expected")
+        for name in self.graphs.keys() | self.plans.keys():
+            if self.files and name not in self.files:
+                raise ManifestError(f"the manifest describes {name!r}, which is not among its files")
 
     def to_json(self) -> str:
         """The same manifest always gives the same text."""
@@ -158,6 +241,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         entries = _expect(dict, value, where)
         return {key: _read(get_args(kind)[1], entry, f"{where}.{key}") for key, entry in entries.items()}
+    if origin is types.UnionType and types.NoneType in get_args(kind):
+        [rest] = set(get_args(kind)) - {types.NoneType}
+        return None if value is None else _read(rest, value, where)
     if origin is types.UnionType:
         return _expect(get_args(kind), value, where)
     if kind is Any:
@@ -171,7 +257,10 @@ def _read_dataclass(kind: type, value: Any, where: str) -> Any:
     missing, unknown = sorted(fields.keys() - entries.keys()), sorted(entries.keys() - fields.keys())
     if missing or unknown:
         raise ManifestError(f"{where}: missing fields {missing}, unknown fields {unknown}; export the model again")
-    return kind(**{name: _read(fields[name], entries[name], f"{where}.{name}") for name in fields})
+    try:
+        return kind(**{name: _read(fields[name], entries[name], f"{where}.{name}") for name in fields})
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}" if str(error).startswith("batch sizes") else str(error)) from error
 
 
 def _read_float(value: Any, where: str) -> float:

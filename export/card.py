@@ -15,7 +15,6 @@ def write(manifest: Manifest) -> str:
     """Returns the card of a bundle from its manifest."""
     trained = manifest.checkpoint.trained
     recipe = ", ".join(_settings(trained["recipe"]))
-    parity = manifest.parity
     return "\n".join(
         (
             f"# {manifest.name}, version {manifest.version}",
@@ -25,8 +24,11 @@ def write(manifest: Manifest) -> str:
             "| | |",
             "|---|---|",
             *(f"| {name} | {figure} |" for name, figure in _figures(trained["metrics"])),
-            f"| digits that the exported graph answers differently from the checkpoint | {parity.flips} of "
-            f"{parity.images:,} test images |",
+            *(
+                f"| digits that the graph in {graph.precision.upper()} answers differently from the checkpoint | "
+                f"{graph.parity.flips} of {graph.parity.images:,} test images |"
+                for _, graph in sorted(manifest.graphs.items(), reverse=True)
+            ),
             "",
             f"**Data.** {_DATA.get(trained['data']['name'], trained['data']['name'])}. "
             f"SHA-256 of its contents: `{trained['data']['sha256']}`.",

@@ -3,6 +3,7 @@
 ExportError
 ├── GraphError           the ONNX graph is not what serving expects
 ├── ParityError          the engine does not agree with the reference
+├── PlanError            TensorRT's parser or builder refused
 ├── OptionError          an option's value is out of range
 └── MissingLibraryError  a library for this target is not installed
 """
@@ -18,6 +19,10 @@ class GraphError(ExportError):
 
 class ParityError(ExportError):
     """The engine's answers differ from the reference's by more than the tolerances allow."""
+
+
+class PlanError(ExportError):
+    """TensorRT's parser or builder refused."""
 
 
 class OptionError(ExportError):

@@ -1,19 +1,23 @@
 """The ONNX graph: made from a recogniser, and checked to be what serving expects.
 
 uint8 `pixels` [batch, 1, 28, 28] in, float32 `probabilities` [batch, 10] out, scaling, normalisation and soft-max
-inside, any batch size, one file.
+inside, any batch size, one file. The types in the graph decide the arithmetic: in half precision, everything between
+normalisation and soft-max is FP16.
 """
 
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import onnx
 import torch
 
 from export.errors import GraphError
 from train.models import Recogniser
+
+Precision = Literal["fp32", "fp16"]
 
 INPUT, OUTPUT, BATCH = "pixels", "probabilities", "batch"
 
@@ -22,6 +26,12 @@ OPSET = 20
 
 _IMAGE = (1, 28, 28)
 _CLASSES = 10
+
+# The layers that do nearly all of the arithmetic, and the type that they must have.
+_HEAVY = ("Conv", "Gemm", "MatMul")
+_BODY = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
+# The only changes of type in a graph, in order.
+_CASTS = {"fp32": ["UINT8 to FLOAT"], "fp16": ["UINT8 to FLOAT", "FLOAT to FLOAT16", "FLOAT16 to FLOAT"]}
 
 
 def convert(recogniser: Recogniser) -> onnx.ModelProto:
@@ -51,7 +61,7 @@ def convert(recogniser: Recogniser) -> onnx.ModelProto:
     return model
 
 
-def check(model: onnx.ModelProto) -> None:
+def check(model: onnx.ModelProto, precision: Precision = "fp32") -> None:
     """Check a graph against the contract at the top of this module.
 
     Raises:
@@ -66,6 +76,7 @@ def check(model: onnx.ModelProto) -> None:
         *_check_border("input", model.graph.input, INPUT, uint8, (BATCH, *_IMAGE)),
         *_check_border("output", model.graph.output, OUTPUT, float32, (BATCH, _CLASSES)),
         *_check_nodes(model),
+        *_check_types(model, precision),
     ]
     if findings:
         raise GraphError("the graph is not what serving expects: " + "; ".join(findings))
@@ -128,3 +139,33 @@ def _check_nodes(model: onnx.ModelProto) -> list[str]:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         findings.append("weights lie in a second file; a bundle's graph is one file")
     return findings
+
+
+def _check_types(model: onnx.ModelProto, precision: Precision) -> Iterator[str]:
+    """Whether the arithmetic is of one precision, with no change of type but those at the borders of the body."""
+    name = onnx.TensorProto.DataType.Name
+    types = _types(onnx.shape_inference.infer_shapes(model, strict_mode=True).graph)
+    wrong = [
+        f"{node.op_type} {node.name or node.output[0]} is {name(types[node.output[0]])}"
+        for node in model.graph.node
+        if node.op_type in _HEAVY and types[node.output[0]] != _BODY[precision]
+    ]
+    if wrong:
+        yield f"{len(wrong)} layers are not {name(_BODY[precision])}: {', '.join(wrong)}"
+    casts = [
+        f"{name(types[node.input[0]])} to {name(types[node.output[0]])}"
+        for node in model.graph.node
+        if node.op_type == "Cast"
+    ]
+    if casts != _CASTS[precision]:
+        yield f"the graph's casts are {casts}, expected {_CASTS[precision]}"
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    """The element type of each value by its name."""
+    values = {
+        value.name: value.type.tensor_type.elem_type
+        for values in (graph.input, graph.value_info, graph.output)
+        for value in values
+    }
+    return {tensor.name: tensor.data_type for tensor in graph.initializer} | values

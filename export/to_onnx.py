@@ -1,22 +1,20 @@
 """`python -m export.to_onnx best.pt`: make a bundle that serves on ONNX Runtime.
 
-The bundle is published only when ONNX Runtime, run by the very engine that serves, agrees with PyTorch on every image
-of the checkpoint's labelled test set.
+The bundle holds the graph in FP32 and in FP16, and is published only when the gate (`export.gate`) finds nothing wrong
+with either on the checkpoint's labelled test set.
 """
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import onnx
 import torch
 import tyro
@@ -24,27 +22,31 @@ import tyro
 import train.checkpoint
 import train.data
 from bundle import Bundle, Manifest
-from bundle.manifest import INPUT, OUTPUT, Checkpoint, Parity, check_identity
+from bundle.manifest import INPUT, OUTPUT, Checkpoint, Graph, Normalisation, Parity, check_identity
 from bundle.store import check_target, publish
-from export import card, command, graph, parity
+from export import card, command, gate, graph, half, page
 from export.errors import ExportError, ParityError
-from serve.engines import Engine, Pixels, Probabilities
-from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
-from train.data import Dataset, Split
+from export.gate import Check, Report, TestSet
+from export.graph import Precision
+from export.parity import Probabilities
+from export.tolerances import Tolerances
+from export.tolerances import load as load_tolerances
+from serve.engines import Pixels
+from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, open_onnx_runtime
+from train.data import Dataset
 from train.inference import predict
-from train.models import Recogniser
-from train.storage import read_bytes
+from train.models import MEAN, STD, Recogniser
+from train.storage import read_bytes, write_bytes
 
-# Batch sizes that the comparison cycles through: engines choose their kernels by size.
-_BATCH_SIZES = (1, 7, 16, 64, 256)
+# FP16 is slow on a CPU: the images on which the reference is least sure.
+_HALF_IMAGES = 2000
+
+REPORT = "parity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of an export. The fields' docstrings are the command line's help."""
-
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """Checkpoint written by `python -m train`, such as runs/compact/best.pt."""
+class Target:
+    """What is published where, and what it is held against. The fields' docstrings are the command line's help."""
 
     output: Path | None = None
     """Where to publish the bundle. Default: the folder `bundle` beside the checkpoint. An older bundle is replaced."""
@@ -55,8 +57,19 @@ class Options:
     version: str = "1"
     """Version under which the model is served, a whole number."""
 
+    tolerances: Path | None = None
+    """TOML file with other bounds for the gate, such as `[fp16]` and `max_difference = 0.02`; they are recorded."""
+
     data_root: Path | None = None
     """Folder that holds MNIST/raw. Default: the environment variable DIGITS_DATA_ROOT, else `data`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Target):
+    """Options of an export."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """Checkpoint written by `python -m train`, such as runs/compact/best.pt."""
 
     @property
     def target(self) -> Path:
@@ -70,27 +83,30 @@ def export(options: Options) -> Bundle:
     Raises:
         ExportError, TrainError, BundleError, ServeError: Nothing was published.
     """
+    tolerances = load_tolerances(options.tolerances)
     check_target(options.target)
-    with _stage("load"):
+    with stage("load"):
         # Read once: training may replace the file at any moment.
         stored = read_bytes(options.checkpoint)
         checkpoint = train.checkpoint.parse(stored, options.checkpoint)
         name = options.name or checkpoint.architecture
         check_identity(name, options.version)
         recogniser = checkpoint.recogniser()
-        test = _load_data(checkpoint, options.data_root).test
-    with _stage("convert"):
-        model = graph.convert(recogniser)
-        graph.check(model)
-        content = model.SerializeToString(deterministic=True)
-    with _stage(f"compare on {len(test):,} images"):
-        comparison = _compare(recogniser, content, test)
-    for line in parity.describe(comparison):
-        print(f"  {line}")
-    tolerances = parity.Tolerances()
-    if findings := parity.judge(comparison, tolerances):
-        raise ParityError("the engine does not agree with the reference, nothing is published: " + "; ".join(findings))
-    report = json.dumps(parity.to_json(comparison, tolerances), indent=2) + "\n"
+        dataset = load_data(checkpoint.data, options.data_root)
+    with stage("convert to FP32 and FP16"):
+        folded, halved = half.folded(recogniser), half.halve(recogniser)
+        graphs = {GRAPH: _convert(folded, "fp32"), HALF_GRAPH: _convert(halved, "fp16")}
+    with stage(f"PyTorch in FP32 on {len(dataset.test):,} images"):
+        test = TestSet.of(dataset, "torch fp32", lambda pixels: predict(recogniser, dataset.test))
+    report = Report(
+        model={"name": name, "version": options.version},
+        data=test.data,
+        images=len(test.labels),
+        tolerances=tolerances,
+        checks=list(_checks(folded, halved, graphs, test, tolerances)),
+    )
+    report = dataclasses.replace(report, pictures=gate.pictures(test, report.checks))
+    require_passed(report.to_json(), options.target)
     origin = Checkpoint(
         sha256=hashlib.sha256(stored).hexdigest(),
         trained={
@@ -99,44 +115,120 @@ def export(options: Options) -> Bundle:
             if field.name != "weights"
         },
     )
-    manifest = _describe(name, options.version, origin, comparison)
-    files = {GRAPH: content, "parity.json": report.encode(), "README.md": card.write(manifest).encode()}
-    bundle = publish(options.target, manifest, files)
+    manifest = _describe(name, options.version, origin, report)
+    bundle = publish(options.target, manifest, graphs | documents(manifest, report.to_json()))
     print(f"published {bundle.path}")
     return bundle
 
 
-def _compare(recogniser: Recogniser, content: bytes, test: Split) -> parity.Comparison:
-    reference = predict(recogniser, test)
-    with open_onnx_runtime(content, threads=torch.get_num_threads()) as engine:
-        candidate = run_all(engine, test.pixels.numpy())
-    return parity.measure(reference, candidate, test.labels.numpy())
+def _convert(recogniser: Recogniser, precision: Precision) -> bytes:
+    model = graph.convert(recogniser)
+    graph.check(model, precision)
+    return model.SerializeToString(deterministic=True)
 
 
-def run_all(engine: Engine, pixels: Pixels) -> Probabilities:
-    """Classify all images, uint8 [N, 1, 28, 28], in batches of varying size; float32 [N, 10]."""
-    parts: list[Probabilities] = []
-    start = 0
-    sizes = itertools.cycle(_BATCH_SIZES)
-    while start < len(pixels):
-        size = next(sizes)
-        parts.append(engine.run(np.ascontiguousarray(pixels[start : start + size])))
-        start += size
-    return np.concatenate(parts)
+def _checks(
+    folded: Recogniser,
+    halved: Recogniser,
+    graphs: Mapping[str, bytes],
+    test: TestSet,
+    tolerances: Mapping[str, Tolerances],
+) -> Iterator[Check]:
+    """Everything that can be known without a plan, in the order of `export.gate`."""
+    for name, precision in ((GRAPH, "fp32"), (HALF_GRAPH, "fp16")):
+        with open_onnx_runtime(graphs[name], threads=torch.get_num_threads()) as engine, announced() as check:
+            bounds = tolerances[precision]
+            yield check(gate.check_engine(f"onnx {precision}", test, engine.run, bounds, gate.BATCH_SIZES, each=False))
+    with announced() as check:
+        least_decided = test.least_decided(_HALF_IMAGES)
+        yield check(gate.check_answers("torch fp16", test, _runner(halved), tolerances["fp16"], least_decided))
+    with announced() as check:
+        peaks = half.peaks(folded, torch.from_numpy(test.pixels))
+        weights = dataclasses.asdict(half.round_weights(folded.network))
+        yield check(gate.check_range("range fp16", peaks, weights, half.LARGEST, tolerances["fp16"]))
 
 
-def _load_data(checkpoint: train.checkpoint.Checkpoint, root: Path | None) -> Dataset:
-    """The data set that the checkpoint was trained and tested on."""
-    dataset = train.data.load(checkpoint.data["name"], root)
-    if dataset.sha256 != checkpoint.data["sha256"]:
+def _runner(recogniser: Recogniser) -> gate.Run:
+    """A network in PyTorch, on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Channels last makes FP16 convolutions on a CPU several times as fast.
+    network = recogniser.to(memory_format=torch.channels_last).to(device)
+
+    def run(pixels: Pixels) -> Probabilities:
+        with torch.inference_mode():
+            parts = [network(part.to(device)).cpu() for part in torch.split(torch.from_numpy(pixels), 250)]
+        answers: Probabilities = torch.cat(parts).numpy()
+        return answers
+
+    return run
+
+
+@contextmanager
+def announced() -> Iterator[Callable[[Check], Check]]:
+    """Prints the line of a check, and how long it took."""
+    started = time.perf_counter()
+
+    def tell(check: Check) -> Check:
+        print(f"  {describe(check)}  {time.perf_counter() - started:.1f} s", flush=True)
+        return check
+
+    yield tell
+
+
+def describe(check: Check) -> str:
+    """A check in a line."""
+    words = []
+    if found := check.comparison:
+        words += [
+            f"{found.images:>6,} images",
+            f"{len(found.flips)} digits changed",
+            f"difference up to {found.max_difference:.2g}",
+            f"accuracy {found.candidate_accuracy:.2%}",
+        ]
+    if values := check.range:
+        words += [
+            f"values up to {max(values['peaks'].values()):.3g}, {values['headroom']:,.0f} times below the limit",
+            f"{values['weights']['overflowing']} of {values['weights']['count']:,} weights beyond it",
+        ]
+    return f"{check.name:<12} {'passed ' if check.passed else 'REFUSED'} {', '.join(words)}"
+
+
+def require_passed(report: Mapping[str, Any], target: Path) -> None:
+    """Lets only a report without findings through; the page of one with findings is left beside the target.
+
+    Raises:
+        ParityError: Something is wrong.
+    """
+    findings = [f"{check['name']}: {finding}" for check in report["checks"] for finding in check["findings"]]
+    if not findings:
+        return
+    path = target.with_name(f"{target.name}-refused.html")
+    write_bytes(path, page.render(report).encode())
+    raise ParityError(f"nothing is published: {'; '.join(findings)}; see {path}")
+
+
+def documents(manifest: Manifest, report: dict[str, Any]) -> dict[str, bytes]:
+    """What a bundle holds for people, by file name."""
+    return {
+        REPORT: (json.dumps(report, indent=2) + "\n").encode(),
+        "parity.html": page.render(report).encode(),
+        "README.md": card.write(manifest).encode(),
+    }
+
+
+def load_data(trained_on: Mapping[str, str], root: Path | None) -> Dataset:
+    """The data set that a checkpoint was trained and tested on, of that name and digest."""
+    dataset = train.data.load(trained_on["name"], root)
+    if dataset.sha256 != trained_on["sha256"]:
         raise ExportError(
-            f"the checkpoint was trained on {dataset.name} with SHA-256 {checkpoint.data['sha256']}, but the one found "
+            f"the checkpoint was trained on {dataset.name} with SHA-256 {trained_on['sha256']}, but the one found "
             f"here has {dataset.sha256}; name the right folder with --data-root, or train again"
         )
     return dataset
 
 
-def _describe(name: str, version: str, origin: Checkpoint, comparison: parity.Comparison) -> Manifest:
+def _describe(name: str, version: str, origin: Checkpoint, report: Report) -> Manifest:
+    checks = {check.name: check for check in report.checks}
     return Manifest(
         name=name,
         version=version,
@@ -144,21 +236,34 @@ def _describe(name: str, version: str, origin: Checkpoint, comparison: parity.Co
         labels=[str(digit) for digit in range(10)],
         input=INPUT,
         output=OUTPUT,
+        normalisation=Normalisation(mean=MEAN, std=STD),
         files={},
-        parity=Parity(
-            images=comparison.images,
-            flips=len(comparison.flips),
-            max_difference=comparison.max_difference,
-            reference_accuracy=comparison.reference_accuracy,
-            candidate_accuracy=comparison.candidate_accuracy,
-        ),
+        graphs={
+            GRAPH: Graph(precision="fp32", parity=summary(checks["onnx fp32"])),
+            HALF_GRAPH: Graph(precision="fp16", parity=summary(checks["onnx fp16"])),
+        },
+        plans={},
         checkpoint=origin,
         versions={"torch": torch.__version__, "onnx": onnx.__version__},
     )
 
 
+def summary(check: Check) -> Parity:
+    """What the manifest says of a comparison."""
+    found = check.comparison
+    assert found is not None
+    return Parity(
+        images=found.images,
+        flips=len(found.flips),
+        max_difference=found.max_difference,
+        reference_accuracy=found.reference_accuracy,
+        candidate_accuracy=found.candidate_accuracy,
+    )
+
+
 @contextmanager
-def _stage(title: str) -> Iterator[None]:
+def stage(title: str) -> Iterator[None]:
+    """Prints what is being done, and how long it took."""
     print(f"{title} …", end=" ", flush=True)
     started = time.perf_counter()
     try:

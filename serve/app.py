@@ -205,5 +205,5 @@ def _describe(bundle: Bundle, config: ServeConfig) -> digits_pb2.Model:
         max_batch_size=config.max_batch,
         max_images_per_request=config.max_images_per_request,
         sha256=manifest.files[GRAPH].sha256,
-        accuracy=manifest.parity.candidate_accuracy,
+        accuracy=manifest.graphs[GRAPH].parity.candidate_accuracy,
     )

@@ -8,6 +8,7 @@ from serve.engines.engine import Engine, Pixels, Probabilities
 from serve.errors import StartupError
 
 GRAPH = "model.onnx"
+HALF_GRAPH = "model.fp16.onnx"
 
 
 class OnnxRuntimeEngine:

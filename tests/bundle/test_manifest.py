@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle import FORMAT, Manifest, ManifestError
-from bundle.manifest import Checkpoint, File, Parity, Tensor
+from bundle.manifest import Checkpoint, File, Gpu, Graph, Normalisation, Parity, Plan, Profile, Tensor
 
 shared_machine = settings(deadline=None, max_examples=60)
 
@@ -28,8 +28,40 @@ tensors = st.builds(
     dtype=st.text(max_size=8),
     shape=st.lists(counts | st.text(max_size=8), max_size=4),
 )
+parities = st.builds(
+    Parity,
+    images=counts,
+    flips=counts,
+    max_difference=numbers,
+    reference_accuracy=numbers,
+    candidate_accuracy=numbers,
+)
+profiles = st.lists(st.integers(1, 1 << 20), min_size=3, max_size=3).map(
+    lambda sizes: Profile(**dict(zip(("min", "opt", "max"), sorted(sizes), strict=True)))
+)
+plans = st.builds(
+    Plan,
+    product=st.sampled_from(["tensorrt", "tensorrt-rtx"]),
+    version=st.text(max_size=8),
+    gpu=st.none() | st.builds(Gpu, name=st.text(), compute_capability=st.text(), driver=st.text()),
+    precision=st.sampled_from(["fp16", "fp32"]),
+    graph_sha256=digests,
+    profiles=st.lists(profiles, max_size=2),
+    options=st.dictionaries(st.text(max_size=8), json_values, max_size=3),
+    audit=st.dictionaries(st.text(max_size=8), st.dictionaries(st.text(max_size=8), counts, max_size=2), max_size=2),
+    build_seconds=numbers,
+    parity=st.none() | parities,
+)
+
+
+def described(files, graphs, plans, **fields) -> Manifest:
+    """A manifest whose files include all that it describes."""
+    listed = files | {name: File(bytes=1, sha256="0" * 64) for name in graphs.keys() | plans.keys()}
+    return Manifest(files=listed, graphs=graphs, plans=plans, **fields)
+
+
 manifests = st.builds(
-    Manifest,
+    described,
     format=st.just(FORMAT),
     name=names,
     version=st.integers(1, 999_999_999).map(str),
@@ -38,14 +70,9 @@ manifests = st.builds(
     input=tensors,
     output=tensors,
     files=st.dictionaries(names, st.builds(File, bytes=counts, sha256=digests), max_size=3),
-    parity=st.builds(
-        Parity,
-        images=counts,
-        flips=counts,
-        max_difference=numbers,
-        reference_accuracy=numbers,
-        candidate_accuracy=numbers,
-    ),
+    graphs=st.dictionaries(names, st.builds(Graph, precision=st.text(max_size=8), parity=parities), max_size=2),
+    plans=st.dictionaries(names, plans, max_size=2),
+    normalisation=st.builds(Normalisation, mean=numbers, std=numbers),
     checkpoint=st.builds(
         Checkpoint, sha256=digests, trained=st.dictionaries(st.text(max_size=8), json_values, max_size=3)
     ),
@@ -54,7 +81,7 @@ manifests = st.builds(
 
 
 def changed(manifest: Manifest, place: str, value: Any) -> str:
-    """The manifest's text with another value at `place`, such as "parity/images"."""
+    """The manifest's text with another value at `place`, such as "input/name"."""
     document = json.loads(manifest.to_json())
     *parents, last = place.split("/")
     entry = document
@@ -124,7 +151,7 @@ def test_a_format_that_is_no_whole_number_from_one_is_refused(manifest, found):
         "files",
         "files/model.onnx/bytes",
         "files/model.onnx/sha256",
-        "parity/flips",
+        "graphs/model.onnx/parity/flips",
         "checkpoint/trained",
         "versions",
     ],
@@ -142,7 +169,10 @@ def test_a_manifest_without_format_is_refused(manifest):
         Manifest.from_json(without(manifest, "format"))
 
 
-@pytest.mark.parametrize("place", ["colour", "input/colour", "files/model.onnx/colour", "parity/colour"])
+@pytest.mark.parametrize(
+    "place",
+    ["colour", "input/colour", "files/model.onnx/colour", "graphs/model.onnx/parity/colour", "plans/a.plan/gpu/colour"],
+)
 def test_an_unknown_field_is_named(manifest, place):
     with pytest.raises(ManifestError, match=r"unknown fields \['colour'\]"):
         Manifest.from_json(changed(manifest, place, "blue"))
@@ -164,9 +194,9 @@ def test_an_unknown_field_is_named(manifest, place):
         ("files/model.onnx", 1),
         ("files/model.onnx/bytes", "3"),
         ("files/model.onnx/bytes", 3.0),
-        ("parity/images", True),
-        ("parity/max_difference", "0"),
-        ("parity/max_difference", None),
+        ("plans/a.plan/parity/images", True),
+        ("graphs/model.onnx/parity/max_difference", "0"),
+        ("graphs/model.onnx/parity/max_difference", None),
         ("checkpoint/trained", []),
         ("versions/torch", 2),
     ],
@@ -258,7 +288,19 @@ def test_no_json_causes_anything_but_a_refusal(document):
 @settings(deadline=None, max_examples=150)
 @given(
     place=st.sampled_from(
-        ["format", "name", "version", "labels", "input", "files", "files/model.onnx", "parity", "parity/images"]
+        [
+            "format",
+            "name",
+            "version",
+            "labels",
+            "input",
+            "files",
+            "files/model.onnx",
+            "parity",
+            "graphs",
+            "plans/a.plan/gpu",
+            "plans/a.plan/profiles",
+        ]
     ),
     value=json_values,
 )
@@ -273,10 +315,10 @@ def test_any_value_in_any_place_is_either_kept_or_refused(manifest, place, value
 
 def test_a_number_beyond_floating_point_is_refused(manifest):
     with pytest.raises(ManifestError, match=r"parity\.max_difference"):
-        Manifest.from_json(changed(manifest, "parity/max_difference", 10**400))
+        Manifest.from_json(changed(manifest, "graphs/model.onnx/parity/max_difference", 10**400))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_refused(manifest, value):
     with pytest.raises(ManifestError, match=r"not valid JSON|parity.max_difference"):
-        Manifest.from_json(changed(manifest, "parity/max_difference", value))
+        Manifest.from_json(changed(manifest, "graphs/model.onnx/parity/max_difference", value))

@@ -12,11 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle import FORMAT, MANIFEST_NAME, Bundle, BundleError, ManifestError, PublishError, publish
+from bundle import FORMAT, MANIFEST_NAME, Bundle, BundleError, Manifest, ManifestError, PublishError, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FILES = {"model.onnx": bytes(range(256)) * 4, "parity.json": b'{"flips": 0}\n', "empty": b""}
+
+
+@pytest.fixture(scope="session")
+def manifest(manifest) -> Manifest:
+    """Of a bundle without plans."""
+    return dataclasses.replace(manifest, plans={})
 
 
 @pytest.fixture

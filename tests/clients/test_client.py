@@ -111,7 +111,7 @@ def test_the_model_is_described_as_the_bundle_describes_it(ask, address, bundle)
     assert (model.name, model.version, model.architecture) == ("compact", "1", "compact")
     assert model.labels == tuple(manifest.labels)
     assert model.sha256 == manifest.files["model.onnx"].sha256
-    assert model.accuracy == manifest.parity.candidate_accuracy
+    assert model.accuracy == manifest.graphs["model.onnx"].parity.candidate_accuracy
     assert (model.engine, model.device, model.precision) == ("onnxruntime", "cpu", "fp32")
     assert model.max_images_per_request >= model.max_batch_size >= 1
 

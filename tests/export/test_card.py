@@ -18,7 +18,8 @@ def test_the_card_has_the_figures_and_the_limits(bundle: Path) -> None:
     metrics = manifest.checkpoint.trained["metrics"]
     assert f"| accuracy on the test images | {metrics['test_accuracy']:.2%} |" in text
     assert f"twelve corruptions | {metrics['corruption_accuracy']:.2%} |" in text
-    assert f"{manifest.parity.flips} of {manifest.parity.images:,} test images" in text
+    for graph in manifest.graphs.values():
+        assert f"{graph.parity.flips} of {graph.parity.images:,} test images" in text
     assert manifest.checkpoint.trained["data"]["sha256"] in text
     for title in ("**Data.**", "**Limits.**", "**Recipe.**", "**Licence.**"):
         assert title in text

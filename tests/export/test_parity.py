@@ -1,6 +1,6 @@
 """The parity check: what it measures, what it tolerates, and what it says."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from export.parity import Tolerances, describe, judge, measure, to_json
+from export.parity import batch_difference, judge, judge_batches, judge_range, lead, measure
+from export.tolerances import DEFAULTS
 
-EXACT = Tolerances(max_difference=0, max_accuracy_drop=0, max_flip_margin=0)
-LOOSE = Tolerances(max_difference=1, max_accuracy_drop=1, max_flip_margin=1)
+FP32 = DEFAULTS["fp32"]
+EXACT = dataclasses.replace(FP32, max_difference=0, max_accuracy_drop=0, max_flip_margin=0, max_batch_difference=0)
+LOOSE = dataclasses.replace(FP32, max_difference=1, max_accuracy_drop=1, max_flip_margin=1, max_batch_difference=1)
 
 
 def sure(*digits: int) -> np.ndarray:
@@ -27,7 +29,7 @@ def between(first: int, second: int, lead: float) -> np.ndarray:
 
 
 def findings(reference, candidate, labels, **tolerances: float) -> list[str]:
-    return judge(measure(reference, candidate, np.array(labels)), Tolerances(**tolerances))
+    return judge(measure(reference, candidate, np.array(labels)), dataclasses.replace(FP32, **tolerances))
 
 
 def test_equal_probabilities_pass_even_where_nothing_is_tolerated():
@@ -73,7 +75,10 @@ CASES = {
         between(8, 3, 5e-4),
         3,
         {},
-        ["accuracy falls by 100.0000%, from 100.00% to 0.00%; at most 0.0500% is tolerated"],
+        [
+            "accuracy falls by 100.0000% (95% interval -51.0101% to 117.6768%), from 100.00% to 0.00%; "
+            "at most 0.0500% is tolerated"
+        ],
     ),
     "the same accuracy, tolerated": (between(3, 8, 5e-4), between(8, 3, 5e-4), 3, {"max_accuracy_drop": 1}, []),
 }
@@ -146,27 +151,6 @@ def test_no_images_at_all_are_refused():
         measure(nothing, nothing, np.zeros(0, np.int64))
 
 
-def test_the_report_is_json_and_holds_measurements_and_tolerances():
-    comparison = measure(sure(3, 1), sure(8, 1), np.array([3, 1]))
-    document = json.loads(json.dumps(to_json(comparison, Tolerances()), allow_nan=False))
-    assert document["comparison"]["flips"] == [{"image": 0, "label": 3, "reference": 3, "candidate": 8, "margin": 1.0}]
-    assert document["tolerances"] == {"max_difference": 1e-3, "max_accuracy_drop": 5e-4, "max_flip_margin": 1e-3}
-
-
-def test_people_get_one_figure_per_line():
-    lines = describe(measure(sure(3, 1), sure(8, 1), np.array([3, 1])))
-    assert [line.split("  ")[0] for line in lines] == [
-        "images",
-        "same digit",
-        "largest difference",
-        "mean difference",
-        "reference accuracy",
-        "engine accuracy",
-        "changed digits",
-    ]
-    assert lines[-1].endswith("image 0 (3 became 8, label 3)")
-
-
 probabilities = arrays.arrays(np.float32, (4, 10), elements=st.floats(0, 1, width=32))
 labels = arrays.arrays(np.int64, (4,), elements=st.integers(0, 9))
 
@@ -189,9 +173,10 @@ def test_what_is_measured_is_what_a_plain_loop_counts(reference, candidate, labe
 @given(probabilities, probabilities, labels)
 def test_the_measured_values_taken_as_tolerances_pass(reference, candidate, labels):
     comparison = measure(reference, candidate, labels)
-    just_enough = Tolerances(
+    just_enough = dataclasses.replace(
+        FP32,
         max_difference=comparison.max_difference,
-        max_accuracy_drop=comparison.reference_accuracy - comparison.candidate_accuracy,
+        max_accuracy_drop=comparison.drop.value,
         max_flip_margin=max((flip.margin for flip in comparison.flips), default=0.0),
     )
     assert judge(comparison, just_enough) == []
@@ -201,5 +186,70 @@ def test_a_reference_that_is_no_number_never_passes():
     reference = sure(3)
     reference[0, 0] = np.nan
     comparison = measure(reference, sure(3), np.array([3]))
-    assert judge(comparison, Tolerances(max_difference=1, max_accuracy_drop=1, max_flip_margin=1))
-    assert judge(measure(reference, reference, np.array([3])), Tolerances())
+    assert judge(comparison, LOOSE)
+    assert judge(measure(reference, reference, np.array([3])), FP32)
+
+
+def test_the_drop_counts_flips_that_lose_against_flips_that_win():
+    # Two lost, one won, one from wrong to wrong.
+    comparison = measure(sure(3, 1, 4, 1, 5), sure(8, 7, 9, 2, 5), np.array([3, 1, 9, 5, 5]))
+    assert comparison.drop.value == pytest.approx(1 / 5)
+    assert comparison.drop.low < 1 / 7 < comparison.drop.high
+    assert comparison.drop.p_value == 1  # two to one says nothing
+
+
+def test_the_drop_of_many_flips_one_way_is_certain():
+    # McNemar's exact test: ten flips, all lost, is 2 in 1024.
+    comparison = measure(sure(*[3] * 100), sure(*[8] * 10, *[3] * 90), np.full(100, 3))
+    assert comparison.drop.p_value == pytest.approx(2 / 1024)
+    assert comparison.drop.low > 0
+
+
+def test_the_interval_without_a_flip_shrinks_with_the_number_of_images():
+    few, many = (measure(sure(*[3] * n), sure(*[3] * n), np.full(n, 3)).drop for n in (100, 10_000))
+    assert (few.value, few.p_value) == (0, 1)
+    assert few.high == pytest.approx(-few.low)
+    assert 0 < many.high < few.high / 50
+    assert many.high == pytest.approx(1.96 / 10_002, rel=1e-3)
+
+
+def test_the_lead_is_that_of_the_best_digit_over_the_second_best():
+    np.testing.assert_allclose(lead(np.concatenate([between(3, 8, 0.25), sure(1)])), [0.25, 1])
+
+
+def test_the_difference_between_batches_is_the_largest_of_any_image_at_any_place():
+    alone = sure(3, 1, 4)
+    moved = np.array([2, 0, 1])
+    answers = alone[moved].copy()
+    assert batch_difference([(np.arange(3), alone), (moved, answers)], alone) == 0
+    answers[1, 3] -= 0.25
+    found = batch_difference([(np.arange(3), alone), (moved, answers)], alone)
+    assert found == 0.25
+    assert judge_batches(found, LOOSE) == []
+    assert judge_batches(found, FP32) == [
+        "the same image gets probabilities that differ by 0.25 in different batches, at most 0.0001 is tolerated"
+    ]
+    answers[0] = np.nan
+    assert batch_difference([(moved, answers)], alone) == 1
+
+
+def test_a_layer_too_near_the_largest_number_of_fp16_is_named():
+    peaks = {"0 Conv2d": 12.5, "3 Conv2d": 20000.0, "6 Linear": 16376.0}
+    [found] = judge_range(peaks, 0, 65504.0, FP32)
+    assert found == (
+        "1 layers give values up to 2e+04 (3 Conv2d), too near 65504, FP16's largest number: "
+        "at most 1.638e+04, a 4th of that, is tolerated"
+    )
+    assert judge_range({"0 Conv2d": 16376.0}, 0, 65504.0, FP32) == []
+
+
+@pytest.mark.parametrize("peak", [np.inf, np.nan])
+def test_a_layer_whose_values_are_no_numbers_is_refused(peak):
+    [found] = judge_range({"0 Conv2d": 1.0, "3 Conv2d": peak}, 0, 65504.0, FP32)
+    assert "(3 Conv2d)" in found
+
+
+def test_weights_that_fp16_cannot_hold_are_counted():
+    assert judge_range({"0 Conv2d": 1.0}, 2, 65504.0, FP32) == [
+        "2 weights are beyond 65504, FP16's largest number; none may be"
+    ]

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from bundle import Bundle
-from export import graph, to_onnx
+from export import graph, to_onnx, tolerances
 from export.errors import ParityError
+from export.gate import in_batches
+from export.tolerances import DEFAULTS
 from serve.engines.onnx_runtime import open_onnx_runtime
 from train import data
 from train.checkpoint import load, save
@@ -65,9 +67,10 @@ def older_bundle(bundle: Path, tmp_path: Path) -> Path:
 # What is published
 
 
-def test_the_bundle_holds_card_graph_report_and_manifest(bundle):
-    assert sorted(content_of(bundle)) == ["README.md", "manifest.json", "model.onnx", "parity.json"]
-    assert sorted(Bundle.open(bundle).manifest.files) == ["README.md", "model.onnx", "parity.json"]
+def test_the_bundle_holds_card_graphs_reports_and_manifest(bundle):
+    listed = {"README.md", "model.onnx", "model.fp16.onnx", "parity.json", "parity.html"}
+    assert content_of(bundle).keys() == listed | {"manifest.json"}
+    assert Bundle.open(bundle).manifest.files.keys() == listed
 
 
 def test_the_manifest_says_what_the_graph_says(bundle):
@@ -100,16 +103,20 @@ def test_the_serving_engine_agrees_with_pytorch_on_the_whole_test_set(bundle, ch
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (
         float(np.mean(found.argmax(axis=1) == test.labels.numpy()))
-        == Bundle.open(bundle).manifest.parity.candidate_accuracy
+        == Bundle.open(bundle).manifest.graphs["model.onnx"].parity.candidate_accuracy
     )
 
 
 def test_the_parity_report_covers_the_whole_test_set_and_has_the_manifests_figures(bundle):
     report = json.loads((bundle / "parity.json").read_bytes())
-    short = dataclasses.asdict(Bundle.open(bundle).manifest.parity)
-    assert report["comparison"]["images"] == len(data.load("digits8x8").test)
-    assert {**report["comparison"], "flips": len(report["comparison"]["flips"])}.items() >= short.items()
-    assert report["tolerances"].keys() == {"max_difference", "max_accuracy_drop", "max_flip_margin"}
+    checks = {check["name"]: check for check in report["checks"]}
+    assert list(checks) == ["onnx fp32", "onnx fp16", "torch fp16", "range fp16"]
+    for graph_ in Bundle.open(bundle).manifest.graphs.values():
+        short = dataclasses.asdict(graph_.parity)
+        measured = checks[f"onnx {graph_.precision}"]["comparison"]
+        assert measured["images"] == len(data.load("digits8x8").test) == report["images"]
+        assert {**measured, "flips": len(measured["flips"])}.items() >= short.items()
+    assert {name: tolerances.Tolerances(**bounds) for name, bounds in report["tolerances"].items()} == DEFAULTS
 
 
 def test_no_path_of_this_machine_is_published(bundle, checkpoint):
@@ -142,7 +149,7 @@ def test_every_image_is_classified_once_and_in_order_whatever_the_batch_sizes():
     pixels = np.zeros((1000, 1, 28, 28), np.uint8)
     pixels[:, 0, 0, 0] = np.arange(1000) % 251
     recorder = Recorder()
-    found = to_onnx.run_all(recorder, pixels)
+    found = in_batches(recorder.run, pixels, [1, 7, 16, 64, 256])
     np.testing.assert_array_equal(found[:, 0], np.arange(1000) % 251)
     assert sum(recorder.sizes) == 1000
     assert {1, 7, 16, 64, 256} <= set(recorder.sizes)
@@ -159,7 +166,7 @@ def test_a_committee_is_published_like_a_network(export, checkpoint, tmp_path):
     manifest = Bundle.open(tmp_path / "bundle").manifest
     assert (manifest.name, manifest.architecture) == ("committee", "committee")
     assert manifest.checkpoint.trained["arguments"] == {"members": seats}
-    assert manifest.parity.flips == 0
+    assert [graph_.parity.flips for graph_ in manifest.graphs.values()] == [0, 0]
 
 
 # Bad checkpoints: each function makes one in a folder, from a good one.
@@ -375,11 +382,15 @@ def wrong_conversion(request, monkeypatch) -> None:
 def test_an_engine_that_disagrees_is_not_published_and_the_older_bundle_stays(checkpoint, bundle, tmp_path, capsys):
     older = older_bundle(bundle, tmp_path)
     before = content_of(tmp_path)
-    with pytest.raises(ParityError, match=r"nothing is published: .*, at most 0\.001 is tolerated; accuracy falls"):
+    message = r"nothing is published: onnx fp32: .*, at most 0\.001 is tolerated; onnx fp32: accuracy falls"
+    with pytest.raises(ParityError, match=message):
         to_onnx.export(to_onnx.Options(checkpoint=checkpoint, output=older))
     printed = capsys.readouterr().out
-    assert "largest difference" in printed
+    assert "onnx fp32    REFUSED" in printed
     assert "published" not in printed
+    page = older.with_name("bundle-refused.html")
+    assert "Refused." in page.read_text("utf-8")
+    page.unlink()
     assert content_of(tmp_path) == before
 
 
@@ -390,7 +401,7 @@ def test_disagreement_ends_the_command_with_one_and_publishes_nothing(export, ch
     }
     ended = export(changed(checkpoint, tmp_path, weights=weights), "--output", tmp_path / "bundle")
     assert ended.status == 1
-    assert "error: the engine does not agree with the reference, nothing is published: " in ended.err
+    assert "error: nothing is published: onnx fp32: " in ended.err
     assert "360 images have probabilities that are NaN or infinite; none may" in ended.err
     assert not (tmp_path / "bundle").exists()
 

@@ -1,0 +1,241 @@
+"""TensorRT on an NVIDIA GPU, without PyTorch: the serving side's one door to TensorRT.
+
+For each of a few batch sizes everything from the copy of the pixels to the copy of the answer is recorded once, as a
+CUDA graph over buffers of its own, and then costs one launch. A batch is padded to the next of these sizes: what the
+padding holds does not matter, since an image's answer does not depend on its company, which the parity gate checks.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.manifest import INPUT, OUTPUT, Plan, Profile
+from serve.engines import products
+from serve.engines.engine import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Engine, Pixels, Probabilities
+from serve.engines.gpu import INSTALL
+from serve.errors import EngineFault, StartupError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+else:
+    trt = products.module()
+
+log = logging.getLogger(__name__)
+
+_FLOAT_BYTES = 4
+
+# Without a GPU the library remarks on that in every step; it is not why something failed.
+_ECHOES = ("cudaError 35", "CUDA driver version is insufficient", "CUDA initialization failure")
+
+
+class Logger(trt.ILogger):
+    """Keeps the errors and passes warnings on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+    def log(self, severity: "trt.ILogger.Severity", message: str) -> None:
+        """Called by the library."""
+        if any(echo in message for echo in _ECHOES):
+            return
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.errors.append(message.strip())
+        elif severity == trt.ILogger.Severity.WARNING:
+            log.warning("TensorRT: %s", message.strip())
+
+    def reasons(self) -> str:
+        """All errors since the list was cleared, each once."""
+        return "; ".join(dict.fromkeys(self.errors)) or "it gave no reason"
+
+
+# The library takes one logger per process, and ignores others.
+LOGGER = Logger()
+
+
+class TensorRtEngine:
+    """Runs a plan on the GPU, from the thread that opened it."""
+
+    device = "cuda:0"
+
+    def __init__(self, shots: Sequence["_Shot"], plan: Plan) -> None:
+        self.name = plan.product
+        self.precision = plan.precision
+        self._shots = shots
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that it computes; smaller batches are padded to the next."""
+        return [shot.size for shot in self._shots]
+
+    def run(self, pixels: Pixels) -> Probabilities:
+        """See `Engine.run`; at most as many images as the plan's largest batch."""
+        for shot in self._shots:
+            if len(pixels) <= shot.size:
+                return shot.run(pixels)
+        raise EngineFault(f"received {len(pixels)} images, the plan takes at most {self._shots[-1].size}")
+
+
+@contextmanager
+def open_tensorrt(content: bytes, plan: Plan) -> Iterator[Engine]:
+    """Load a plan on this thread.
+
+    Args:
+        content: The plan. It is code, so it must come from a bundle whose digests have been checked.
+        plan: What the manifest says of it.
+
+    Raises:
+        StartupError: The plan is not for this machine, or the GPU or its memory cannot be had.
+    """
+    try:
+        from cuda.core import Device
+    except ImportError as error:
+        raise StartupError(f"cuda-core is not installed; {INSTALL}") from error
+    with ExitStack() as stack:
+        try:
+            device = Device(0)
+            device.set_current()
+            stream = device.create_stream()
+            stack.callback(stream.close)
+            engine = _load(content, plan)
+            shots = [_open_shot(engine, device, stream, size, index) for size, index in _sizes(plan.profiles)]
+        except (StartupError, EngineFault) as error:
+            raise StartupError(f"the plan cannot be used: {error}") from error
+        except Exception as error:  # CUDA's libraries raise a dozen unrelated classes
+            raise StartupError(f"the GPU cannot be used: {error}") from error
+        for shot in shots:
+            stack.callback(shot.close)
+        yield TensorRtEngine(shots, plan)
+
+
+def _load(content: bytes, plan: Plan) -> "trt.ICudaEngine":
+    LOGGER.errors.clear()
+    runtime = trt.Runtime(LOGGER)
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise StartupError(
+            f"{plan.product} {trt.__version__} refuses it ({LOGGER.reasons()}); "
+            "build it on this machine with python -m export.to_trt --bundle DIR"
+        )
+    return engine
+
+
+def _sizes(profiles: Sequence[Profile]) -> Iterator[tuple[int, int]]:
+    """The batch sizes to record, smallest first, each with the index of the profile that is tuned nearest to it."""
+    low, high = min(profile.min for profile in profiles), max(profile.max for profile in profiles)
+    tuned = {profile.opt for profile in profiles}
+    doubling = {1 << exponent for exponent in range(high.bit_length()) if low <= 1 << exponent <= high}
+    for size in sorted({low, high, *tuned, *doubling}):
+        fitting = [index for index, profile in enumerate(profiles) if profile.min <= size <= profile.max]
+        if fitting:
+            yield size, min(fitting, key=lambda index: abs(profiles[index].opt - size))
+
+
+class _Shot:
+    """One batch size: an execution context, buffers on both sides, and the recorded graph."""
+
+    def __init__(self, context: "trt.IExecutionContext", device: Any, stream: Any, size: int) -> None:
+        from cuda.core import EventOptions, LegacyPinnedMemoryResource
+
+        self.size = size
+        self._context = context
+        self._stream = stream
+        pinned = LegacyPinnedMemoryResource()
+        self._taken, self._made = pinned.allocate(size * IMAGE_BYTES), pinned.allocate(size * CLASSES * _FLOAT_BYTES)
+        self._input = device.allocate(self._taken.size, stream=stream)
+        self._output = device.allocate(self._made.size, stream=stream)
+        self.pixels: npt.NDArray[np.uint8] = _view(self._taken, np.uint8).reshape(size, *IMAGE_SHAPE)
+        self.probabilities: npt.NDArray[np.float32] = _view(self._made, np.float32).reshape(size, CLASSES)
+        # A waiting thread that spins takes its core from the front end.
+        self._done = device.create_event(EventOptions(blocking_sync=True))
+        self._graph: Any = None
+
+    def bind(self) -> None:
+        """Tell the context its shape and its buffers.
+
+        Raises:
+            EngineFault: The context refuses.
+        """
+        accepted = (
+            self._context.set_input_shape(INPUT.name, (self.size, *IMAGE_SHAPE)),
+            self._context.set_tensor_address(INPUT.name, int(self._input.handle)),
+            self._context.set_tensor_address(OUTPUT.name, int(self._output.handle)),
+        )
+        if not all(accepted) or self._context.infer_shapes():
+            raise EngineFault(f"the context refuses batches of {self.size}: {LOGGER.reasons()}")
+
+    def record(self) -> None:
+        """Record the graph, and keep it only if it gives what a plain run gives.
+
+        A capture can fail without a word and then replay nothing.
+        """
+        self.pixels[:] = np.random.default_rng(0).integers(0, 256, self.pixels.shape, np.uint8)
+        self._enqueue(self._stream)  # what is set up at the first run must not be recorded
+        self._stream.sync()
+        expected = self.probabilities.copy()
+        builder = self._stream.create_graph_builder().begin_building("thread_local")
+        try:
+            self._enqueue(builder)
+            graph = builder.end_building().complete()
+        except EngineFault as error:
+            builder.end_building()
+            log.warning("batches of %d run without a CUDA graph: %s", self.size, error)
+            return
+        finally:
+            builder.close()
+        self.probabilities[:] = np.nan
+        graph.launch(self._stream)
+        self._stream.sync()
+        if np.array_equal(self.probabilities, expected):
+            self._graph = graph
+        else:
+            graph.close()
+            log.warning("batches of %d run without a CUDA graph: its replay gave other answers", self.size)
+
+    def run(self, pixels: Pixels) -> Probabilities:
+        """Classify up to `size` images."""
+        count = len(pixels)
+        self.pixels[:count] = pixels
+        if self._graph is None:
+            self._enqueue(self._stream)
+        else:
+            self._graph.launch(self._stream)
+        self._stream.record(self._done)
+        self._done.sync()
+        return self.probabilities[:count].copy()
+
+    def _enqueue(self, stream: Any) -> None:
+        """Copy, compute, copy; `stream` is a stream, or a graph in the making."""
+        handle = int(getattr(stream, "stream", stream).handle)
+        self._taken.copy_to(self._input, stream=stream)
+        if not self._context.execute_async_v3(handle):
+            raise EngineFault(f"a batch of {self.size} was refused: {LOGGER.reasons()}")
+        self._output.copy_to(self._made, stream=stream)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._graph is not None:
+            self._graph.close()
+        for buffer in (self._input, self._output, self._taken, self._made):
+            buffer.close()
+
+
+def _open_shot(engine: "trt.ICudaEngine", device: Any, stream: Any, size: int, profile: int) -> _Shot:
+    context = engine.create_execution_context()
+    if context is None:
+        raise EngineFault(f"no memory for batches of {size}: {LOGGER.reasons()}; build with a smaller --batch")
+    if not context.set_optimization_profile_async(profile, int(stream.handle)):
+        raise EngineFault(f"profile {profile} cannot be used: {LOGGER.reasons()}")
+    shot = _Shot(context, device, stream, size)
+    shot.bind()
+    shot.record()
+    return shot
+
+
+def _view(buffer: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """The bytes of a buffer in host memory, without a copy."""
+    return np.from_dlpack(buffer).view(dtype)
