@@ -25,7 +25,6 @@ from benchmarks.h2load import Load, Measurement, frame, measure
 from bundle import Bundle, BundleError
 from clients import DigitClient
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serve.config import ServeConfig
 from serve.engines.onnx_runtime import GRAPH, open_session
 from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
@@ -124,9 +123,7 @@ def _alone(graph: bytes) -> dict[str, float]:
     """Images a second of ONNX Runtime without a server: as it comes, and in the server's own arrangement."""
     return {
         "stock session": _throughput([InferenceSession(graph, providers=["CPUExecutionProvider"])], batch=MANY),
-        "session per core": _throughput(
-            [open_session(graph, threads=1) for _ in range(cores())], batch=ServeConfig.max_batch
-        ),
+        "session per core": _throughput([open_session(graph, threads=1) for _ in range(cores())], batch=32),
     }
 
 

@@ -23,7 +23,7 @@ from serve import health
 from serve.batcher import Batcher
 from serve.config import ServeConfig
 from serve.engines import IMAGE_BYTES, Engine
-from serve.engines.onnx_runtime import GRAPH, open_onnx_runtime
+from serve.engines.selection import Selection, select
 from serve.errors import StartupError
 from serve.servicer import SERVICE, DigitRecognizer, handler
 
@@ -53,18 +53,20 @@ class Server:
             StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
         """
         config = self._config
-        bundle, graph = _open_bundle(config)
+        bundle = _open_bundle(config)
+        selection = _select(bundle, config)
+        slots, max_batch = config.slots or selection.slots, config.max_batch or selection.batch
         self._health = health.Health(["", SERVICE, bundle.manifest.name])
         self._batcher = Batcher(
-            functools.partial(open_onnx_runtime, graph),
-            slots=config.engine_threads,
-            max_batch=config.max_batch,
+            selection.open,
+            slots=slots,
+            max_batch=max_batch,
             queue_images=config.queue_images,
             on_failure=functools.partial(self._health.report, serving=False),
         )
         self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
-        model = _describe(bundle, config)
+        model = _describe(bundle, selection, config, max_batch)
         self._grpc.add_generic_rpc_handlers(
             [handler(DigitRecognizer(model, self._batcher, max_deadline_s=config.max_deadline_s))]
         )
@@ -80,7 +82,7 @@ class Server:
             model.version,
             model.engine,
             model.device,
-            config.engine_threads,
+            slots,
         )
         return port
 
@@ -161,17 +163,30 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _open_bundle(config: ServeConfig) -> tuple[Bundle, bytes]:
-    """The verified bundle, and its graph, which takes and gives what this server does."""
+def _open_bundle(config: ServeConfig) -> Bundle:
+    """The verified bundle, whose model takes and gives what this server does."""
     try:
         bundle = Bundle.open(config.bundle)
-        graph = bundle.read(GRAPH)
     except BundleError as error:
         raise StartupError(str(error)) from error
     for found, expected in ((bundle.manifest.input, INPUT), (bundle.manifest.output, OUTPUT)):
         if found != expected:
             raise StartupError(f"{config.bundle}: the model has {found}, {expected} was expected; export it again")
-    return bundle, graph
+    return bundle
+
+
+def _select(bundle: Bundle, config: ServeConfig) -> Selection:
+    """The engine that serves, able to take the batches that are configured."""
+    try:
+        selection = select(bundle, config.engine)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+    largest = selection.largest_batch
+    if config.max_batch is not None and largest is not None and config.max_batch > largest:
+        raise StartupError(
+            f"--max-batch is {config.max_batch}; {selection.file} takes at most {largest} images at a time"
+        )
+    return selection
 
 
 def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
@@ -195,15 +210,15 @@ def _bind(server: grpc.aio.Server, config: ServeConfig) -> int:
         ) from error
 
 
-def _describe(bundle: Bundle, config: ServeConfig) -> digits_pb2.Model:
+def _describe(bundle: Bundle, selection: Selection, config: ServeConfig, max_batch: int) -> digits_pb2.Model:
     manifest = bundle.manifest
     return digits_pb2.Model(
         name=manifest.name,
         version=manifest.version,
         architecture=manifest.architecture,
         labels=manifest.labels,
-        max_batch_size=config.max_batch,
+        max_batch_size=max_batch,
         max_images_per_request=config.max_images_per_request,
-        sha256=manifest.files[GRAPH].sha256,
-        accuracy=manifest.graphs[GRAPH].parity.candidate_accuracy,
+        sha256=manifest.files[selection.file].sha256,
+        accuracy=selection.accuracy,
     )

@@ -1,13 +1,12 @@
 """Everything that can be configured, in one place, checked before anything starts."""
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from serve.engines.selection import EngineName
 from serve.errors import StartupError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -30,11 +29,17 @@ class ServeConfig:
     port: int = 8001
     """TCP port to listen on; 0 takes a free one, which the line `ready HOST:PORT` on standard output names."""
 
-    slots: int | None = None
-    """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use."""
+    engine: EngineName = "auto"
+    """What computes. auto: the first of tensorrt, onnxruntime-cuda and onnxruntime that this machine and the bundle
+    allow, with a warning for each that they do not. A name takes that one, or the server does not start."""
 
-    max_batch: int = 32
-    """Most images in one engine call. A CPU gains nothing from more, and all callers of a batch wait for its end."""
+    slots: int | None = None
+    """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use; two
+    on a GPU, so that one copies while the other computes."""
+
+    max_batch: int | None = None
+    """Most images in one engine call, which all of its callers wait for. Default: 32 on a CPU, which gains nothing from
+    more; on a GPU 256, or what the TensorRT plan was built for."""
 
     queue_images: int = 2048
     """Most images waiting for an engine; a request that does not fit is refused at once with RESOURCE_EXHAUSTED.
@@ -61,7 +66,7 @@ class ServeConfig:
         """Check every field."""
         self._check("port", 0 <= self.port <= 65535, "0 to 65535")
         self._check("slots", self.slots is None or 1 <= self.slots <= 256, "1 to 256")
-        self._check("max_batch", 1 <= self.max_batch <= 4096, "1 to 4096")
+        self._check("max_batch", self.max_batch is None or 1 <= self.max_batch <= 65536, "1 to 65536")
         self._check("max_images_per_request", 1 <= self.max_images_per_request <= 65536, "1 to 65536")
         self._check(
             "queue_images",
@@ -73,18 +78,7 @@ class ServeConfig:
         self._check("grace_s", 0 <= self.grace_s <= 3600, "0 to 3600")
         self._check("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}")
 
-    @property
-    def engine_threads(self) -> int:
-        """`slots`, or its default on this machine."""
-        return self.slots or _usable_cores()
-
     def _check(self, field: str, holds: bool, allowed: str) -> None:
         if not holds:
             flag = field.replace("_", "-")
             raise StartupError(f"--{flag} is {getattr(self, field)!r}; expected {allowed}")
-
-
-def _usable_cores() -> int:
-    # Fewer than the machine has where the process is pinned to some. A container's quota of time (`docker --cpus`)
-    # does not show here: there, --slots has to say it.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

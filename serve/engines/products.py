@@ -5,18 +5,28 @@ the modules that import TensorRT, one here and one in `export`, take what was ch
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A TensorRT: its name in options and manifests, its Python module, and what installs it."""
+    """A TensorRT: its name in options, manifests and package registries, its Python module, and what installs it."""
 
     name: str
     module: str
     install: str
+
+    def version(self) -> str | None:
+        """The installed version, found without loading the library; None where there is none."""
+        for distribution in (self.name, f"{self.name}-cu13", f"{self.name}-cu12"):
+            with suppress(PackageNotFoundError):
+                return importlib.metadata.version(distribution)
+        return None
 
 
 TENSORRT = Product(name="tensorrt", module="tensorrt", install="pip install '.[gpu]'")

@@ -11,6 +11,7 @@ import pytest
 import serve.app
 from serve.app import Server
 from serve.config import ServeConfig
+from serve.engines.selection import Selection
 from tests.fakes import FakeEngine
 
 
@@ -31,7 +32,8 @@ def serving(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
 
     @asynccontextmanager
     async def start(engine: FakeEngine, **options: Any) -> AsyncIterator[Running]:
-        monkeypatch.setattr(serve.app, "open_onnx_runtime", lambda _graph: engine.open())
+        chosen = Selection(file="model.onnx", accuracy=1.0, open=engine.open, slots=1, batch=4)
+        monkeypatch.setattr(serve.app, "select", lambda _bundle, _engine: chosen)
         defaults = {"bundle": bundle, "port": 0, "slots": 1, "max_batch": 4, "grace_s": 5.0}
         server = Server(ServeConfig(**(defaults | options)))
         port = await server.start()

@@ -27,6 +27,7 @@ import serve.app
 from clients import AsyncDigitClient, DigitClient, DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.config import ServeConfig
+from serve.engines.selection import Selection
 from serve.process import server_process
 from tests.fakes import FakeEngine, answer_for, images
 from tests.serve.conftest import Serving
@@ -275,12 +276,13 @@ class TestStart:
         opening, never = threading.Event(), threading.Event()
 
         @contextmanager
-        def open_slowly(_graph: bytes) -> Iterator[FakeEngine]:
+        def open_slowly() -> Iterator[FakeEngine]:
             opening.set()
             never.wait(60)
             yield FakeEngine()
 
-        monkeypatch.setattr(serve.app, "open_onnx_runtime", open_slowly)
+        chosen = Selection(file="model.onnx", accuracy=1.0, open=open_slowly, slots=1, batch=4)
+        monkeypatch.setattr(serve.app, "select", lambda _bundle, _engine: chosen)
         dispositions = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ready: list[int] = []
         server = asyncio.create_task(serve.app.run(ServeConfig(bundle=bundle, port=0, slots=1), ready.append))
@@ -338,10 +340,10 @@ class TestRefusalToStart:
     def test_a_newer_manifest(self, bundle: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
         manifest = json.loads((copy / "manifest.json").read_text())
-        (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 2, "new": "field"}))
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 3, "new": "field"}))
         done = start(copy, "--port", 0)
         assert done.returncode == 1
-        assert "manifest format is 2, this program reads up to 1; upgrade the server" in done.stderr
+        assert "manifest format is 3, this program reads up to 2; upgrade the server" in done.stderr
 
     def test_a_graph_that_the_engine_refuses(self, bundle: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
@@ -355,11 +357,14 @@ class TestRefusalToStart:
         assert "refuses the graph" in done.stderr
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.parametrize("change", ["no graph", "other input", "graph with another input"])
+    @pytest.mark.parametrize("change", ["no graph", "an unlisted graph", "other input", "graph with another input"])
     def test_a_model_that_is_not_what_this_server_serves(self, bundle: Path, tmp_path: Path, change: str) -> None:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
         manifest = json.loads((copy / "manifest.json").read_text())
         if change == "no graph":
+            del manifest["files"]["model.onnx"]
+            del manifest["graphs"]["model.onnx"]
+        elif change == "an unlisted graph":
             del manifest["files"]["model.onnx"]
         elif change == "other input":
             manifest["input"]["dtype"] = "float32"
@@ -371,7 +376,8 @@ class TestRefusalToStart:
         done = start(copy, "--port", 0)
         assert done.returncode == 1
         expected = {
-            "no graph": "the manifest lists no model.onnx",
+            "no graph": "the bundle has no model.onnx; it has model.fp16.onnx; export it again",
+            "an unlisted graph": "the manifest describes 'model.onnx', which is not among its files",
             "other input": "dtype='uint8'",
             "graph with another input": "the engine cannot run this model",
         }
@@ -383,7 +389,7 @@ class TestRefusalToStart:
         [
             (["--port", "70000"], "--port is 70000; expected 0 to 65535"),
             (["--slots", "0"], "--slots is 0; expected 1 to 256"),
-            (["--max-batch", "0"], "--max-batch is 0; expected 1 to 4096"),
+            (["--max-batch", "0"], "--max-batch is 0; expected 1 to 65536"),
             (["--queue-images", "5"], "--queue-images is 5; expected 1024"),
             (["--max-deadline-s", "0"], "--max-deadline-s is 0.0; expected above 0"),
             (["--grace-s", "-1"], "--grace-s is -1.0; expected 0 to 3600"),

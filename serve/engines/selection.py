@@ -1,0 +1,187 @@
+"""Which engine serves a bundle on this machine: a TensorRT plan that fits the GPU, or ONNX Runtime on GPU or CPU.
+
+A plan is code for one product, version and kind of GPU, and nothing but the manifest beside it says which. So the two
+are compared before a byte of the plan is loaded, and every mismatch is named with both sides.
+"""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bundle import Bundle
+from bundle.manifest import Gpu, Graph, Plan
+from serve.engines import products
+from serve.engines.engine import OpenEngine
+from serve.engines.gpu import find_gpu
+from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, has_cuda, open_onnx_runtime, open_onnx_runtime_cuda
+from serve.errors import StartupError
+
+EngineName = Literal["auto", "onnxruntime", "onnxruntime-cuda", "tensorrt"]
+
+log = logging.getLogger(__name__)
+
+# A CPU gains nothing from larger batches, and all callers of a batch wait for its end.
+_CPU_BATCH = 32
+# A GPU does, and one slot copies while the other computes.
+_GPU_BATCH = 256
+_GPU_SLOTS = 2
+
+_REBUILD = "build one here with python -m export.to_trt --bundle DIR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """An engine that can serve.
+
+    Attributes:
+        file: The file of the bundle that it loads.
+        accuracy: Share of right answers, 0 to 1, that the parity gate measured with that file.
+        open: Opens one engine; called on each engine thread.
+        slots: How many engines to open unless configured otherwise.
+        batch: Most images in one call unless configured otherwise.
+        largest_batch: Most images that one call can take; None for any number.
+    """
+
+    file: str
+    accuracy: float
+    open: OpenEngine
+    slots: int
+    batch: int
+    largest_batch: int | None = None
+
+
+def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
+    """Chooses an engine.
+
+    Args:
+        bundle: What to serve.
+        wanted: `auto` takes the fastest that was checked by the parity gate on this kind of machine, and falls back to
+            the next; a name takes that one or none.
+
+    Raises:
+        StartupError: The wanted engine cannot serve this bundle on this machine; the message says why.
+    """
+    if wanted == "onnxruntime":
+        return _on_cpu(bundle)
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        if wanted == "auto":
+            return _on_cpu(bundle)
+        raise StartupError(f"--engine {wanted} needs an NVIDIA GPU: {gpu}; --engine onnxruntime serves on the CPU")
+    if wanted == "tensorrt":
+        return _with_plan(bundle, gpu, unchecked=True)
+    if wanted == "onnxruntime-cuda":
+        return _on_gpu(bundle)
+    return _fastest(bundle, gpu)
+
+
+def mismatch(plan: Plan, bundle: Bundle, gpu: Gpu) -> str | None:
+    """Why a plan cannot be loaded on this machine, naming both sides; None if it can."""
+    product = products.PRODUCTS.get(plan.product)
+    if product is None:
+        return f"it is of {plan.product!r}; {' or '.join(products.PRODUCTS)} was expected"
+    if plan.graph_sha256 not in {bundle.manifest.files[name].sha256 for name in bundle.manifest.graphs}:
+        return "it was built from another graph than the bundle's"
+    version = product.version()
+    if version is None:
+        return f"it is of {plan.product} {plan.version}, which is not installed here ({product.install})"
+    if version != plan.version:
+        return f"it is of {plan.product} {plan.version}, here is {version}"
+    if plan.gpu is None:
+        return None
+    theirs, ours = (f"{each.name} (compute capability {each.compute_capability})" for each in (plan.gpu, gpu))
+    return f"it is of {theirs}, here is {ours}" if theirs != ours else None
+
+
+def _fastest(bundle: Bundle, gpu: Gpu) -> Selection:
+    attempts = [functools.partial(_with_plan, bundle, gpu, unchecked=False)] if bundle.manifest.plans else []
+    for attempt in (*attempts, functools.partial(_on_gpu, bundle)):
+        try:
+            return attempt()
+        except StartupError as error:
+            log.warning("%s; falling back", error)
+    return _on_cpu(bundle)
+
+
+def _with_plan(bundle: Bundle, gpu: Gpu, *, unchecked: bool) -> Selection:
+    reasons = []
+    for name, plan in _preferred(bundle):
+        reason = mismatch(plan, bundle, gpu)
+        if reason is None and plan.parity is None and not unchecked:
+            reason = "it has not been checked on a GPU; --engine tensorrt serves it nevertheless"
+        if reason is None:
+            return _of_plan(bundle, name, plan)
+        reasons.append(f"{name}: {reason}")
+    raise StartupError(f"no plan fits this machine: {'; '.join(reasons) or 'the bundle has none'}; {_REBUILD}")
+
+
+def _preferred(bundle: Bundle) -> Iterator[tuple[str, Plan]]:
+    """Checked plans first, and FP16 before FP32."""
+    yield from sorted(bundle.manifest.plans.items(), key=lambda item: (item[1].parity is None, item[1].precision))
+
+
+def _of_plan(bundle: Bundle, name: str, plan: Plan) -> Selection:
+    products.choose(products.PRODUCTS[plan.product])
+    from serve.engines.tensorrt import open_tensorrt  # imports TensorRT
+
+    if plan.parity is None:
+        log.warning("%s has not been checked on a GPU", name)
+    graph = next(graph for file, graph in bundle.manifest.graphs.items() if plan.graph_sha256 == _sha256(bundle, file))
+    largest = max(profile.max for profile in plan.profiles)
+    return Selection(
+        file=name,
+        accuracy=(plan.parity or graph.parity).candidate_accuracy,
+        open=functools.partial(open_tensorrt, bundle.read(name), plan),
+        slots=_GPU_SLOTS,
+        batch=largest,
+        largest_batch=largest,
+    )
+
+
+def _on_gpu(bundle: Bundle) -> Selection:
+    if not has_cuda():
+        raise StartupError(
+            "this build of ONNX Runtime has no CUDA provider; install the other one, pip install '.[gpu]', after "
+            "pip uninstall onnxruntime"
+        )
+    return Selection(
+        file=HALF_GRAPH,
+        accuracy=_graph(bundle, HALF_GRAPH).parity.candidate_accuracy,
+        open=functools.partial(open_onnx_runtime_cuda, bundle.read(HALF_GRAPH), largest_batch=_GPU_BATCH),
+        slots=_GPU_SLOTS,
+        batch=_GPU_BATCH,
+        largest_batch=_GPU_BATCH,
+    )
+
+
+def _on_cpu(bundle: Bundle) -> Selection:
+    return Selection(
+        file=GRAPH,
+        accuracy=_graph(bundle, GRAPH).parity.candidate_accuracy,
+        open=functools.partial(open_onnx_runtime, bundle.read(GRAPH)),
+        slots=_usable_cores(),
+        batch=_CPU_BATCH,
+    )
+
+
+def _graph(bundle: Bundle, name: str) -> Graph:
+    graphs = bundle.manifest.graphs
+    if name not in graphs:
+        raise StartupError(
+            f"{bundle.path}: the bundle has no {name}; it has {', '.join(sorted(graphs)) or 'none'}; export it again"
+        )
+    return graphs[name]
+
+
+def _sha256(bundle: Bundle, name: str) -> str:
+    return bundle.manifest.files[name].sha256
+
+
+def _usable_cores() -> int:
+    # Fewer than the machine has where the process is pinned to some. A container's quota of time (`docker --cpus`)
+    # does not show here: there, --slots has to say it.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
