@@ -6,10 +6,10 @@ BIN := .venv/bin
 SOURCES := train export bundle serve protos clients benchmarks tests notebooks demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format types bench proto clean
+.PHONY: help demo serve test lint format types bench gpu-check proto clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (1 to 4 minutes)
 	$(BIN)/python demo.py
@@ -34,6 +34,9 @@ format: .venv/ready ## Format the code
 bench: .venv/ready ## Measure the server of `make demo` with h2load; writes benchmarks/results and the README's table
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.report
+
+gpu-check: .venv/ready ## Check and time every engine installed on this machine's GPU; writes benchmarks/results
+	$(BIN)/python -m benchmarks.gpu
 
 proto: .venv/ready ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto

@@ -17,7 +17,7 @@ import torch
 from export.errors import GraphError
 from train.models import Recogniser
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 INPUT, OUTPUT, BATCH = "pixels", "probabilities", "batch"
 
@@ -27,11 +27,16 @@ OPSET = 20
 _IMAGE = (1, 28, 28)
 _CLASSES = 10
 
-# The layers that do nearly all of the arithmetic, and the type that they must have.
-_HEAVY = ("Conv", "Gemm", "MatMul")
-_BODY = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
+# The layers that do nearly all of the arithmetic, and the type that they must have. INT8 is written as FP32 layers
+# between pairs that quantise and dequantise, which engines fuse.
+HEAVY = ("Conv", "Gemm", "MatMul")
+_BODY = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.FLOAT}
 # The only changes of type in a graph, in order.
-_CASTS = {"fp32": ["UINT8 to FLOAT"], "fp16": ["UINT8 to FLOAT", "FLOAT to FLOAT16", "FLOAT16 to FLOAT"]}
+_CASTS = {
+    "fp32": ["UINT8 to FLOAT"],
+    "fp16": ["UINT8 to FLOAT", "FLOAT to FLOAT16", "FLOAT16 to FLOAT"],
+    "int8": ["UINT8 to FLOAT"],
+}
 
 
 def convert(recogniser: Recogniser) -> onnx.ModelProto:
@@ -57,7 +62,7 @@ def convert(recogniser: Recogniser) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    _strip(model)
+    strip(model)
     return model
 
 
@@ -96,8 +101,8 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: stack traces with local paths, and the names of its source lines."""
+def strip(model: onnx.ModelProto) -> None:
+    """Drop an exporter's notes: stack traces with local paths, and the names of its source lines."""
     del model.metadata_props[:]
     graph = model.graph
     del graph.metadata_props[:]
@@ -148,10 +153,12 @@ def _check_types(model: onnx.ModelProto, precision: Precision) -> Iterator[str]:
     wrong = [
         f"{node.op_type} {node.name or node.output[0]} is {name(types[node.output[0]])}"
         for node in model.graph.node
-        if node.op_type in _HEAVY and types[node.output[0]] != _BODY[precision]
+        if node.op_type in HEAVY and types[node.output[0]] != _BODY[precision]
     ]
     if wrong:
         yield f"{len(wrong)} layers are not {name(_BODY[precision])}: {', '.join(wrong)}"
+    if precision == "int8":
+        yield from _check_quantised(model)
     casts = [
         f"{name(types[node.input[0]])} to {name(types[node.output[0]])}"
         for node in model.graph.node
@@ -159,6 +166,18 @@ def _check_types(model: onnx.ModelProto, precision: Precision) -> Iterator[str]:
     ]
     if casts != _CASTS[precision]:
         yield f"the graph's casts are {casts}, expected {_CASTS[precision]}"
+
+
+def _check_quantised(model: onnx.ModelProto) -> Iterator[str]:
+    """Whether each heavy layer takes data and weights that have been quantised to eight bits."""
+    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    wide = [
+        f"{node.op_type} {node.name or node.output[0]}"
+        for node in model.graph.node
+        if node.op_type in HEAVY and not dequantised.issuperset(node.input[:2])
+    ]
+    if wide:
+        yield f"{len(wide)} layers are not INT8: {', '.join(wide)}"
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, int]:

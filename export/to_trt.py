@@ -29,7 +29,6 @@ from bundle.store import check_target, publish
 from export import command, gate, to_onnx
 from export.errors import MissingLibraryError, OptionError
 from export.gate import Check, TestSet
-from export.graph import Precision
 from export.tolerances import Tolerances
 from export.tolerances import load as load_tolerances
 from serve.engines import products
@@ -56,7 +55,7 @@ class Options(to_onnx.Target):
     product: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
     """Which builder to use. auto: TensorRT if it is installed, else TensorRT for RTX, which needs no GPU to build."""
 
-    precision: Precision = "fp16"
+    precision: Literal["fp16", "fp32"] = "fp16"
     """Arithmetic of the plan. fp16 halves the weights and uses the GPU's matrix units; fp32 keeps every digit."""
 
     batch: tuple[str, ...] = ("1:32:256",)

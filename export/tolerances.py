@@ -26,7 +26,7 @@ class Tolerances:
             best by no more than this: there the reference itself was undecided.
         max_batch_difference: Largest difference between two answers to one image in different company: at another
             place of a batch, or in a batch of another size.
-        min_headroom: FP16's largest number as a multiple of the largest activation, at least.
+        min_headroom: FP16's largest number as a multiple of the largest activation, at least; from 1.
     """
 
     max_difference: float
@@ -36,10 +36,12 @@ class Tolerances:
     min_headroom: float = 4.0
 
 
-# FP16 has eleven bits: a relative error of 5e-4 in each of some ten layers.
+# FP16 has eleven bits: a relative error of 5e-4 in each of some ten layers. INT8 has eight for the whole range of a
+# layer's values: probabilities move where the network hesitates, and nearly nowhere else.
 DEFAULTS = {
     "fp32": Tolerances(max_difference=1e-3, max_flip_margin=1e-3, max_batch_difference=1e-4),
     "fp16": Tolerances(max_difference=1e-2, max_flip_margin=1e-2, max_batch_difference=5e-3),
+    "int8": Tolerances(max_difference=0.25, max_flip_margin=0.25, max_batch_difference=1e-4),
 }
 
 
@@ -73,6 +75,7 @@ def _change(default: Tolerances, changes: Any, where: str) -> Tolerances:
     for name, value in changes.items():
         if name not in names:
             raise OptionError(f"{where} {unknown_name('tolerance', name, names)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise OptionError(f"{where} {name} is {value!r}; a number from 0 was expected")
+        lowest = 1 if name == "min_headroom" else 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < math.inf:
+            raise OptionError(f"{where} {name} is {value!r}; a number from {lowest} was expected")
     return dataclasses.replace(default, **changes)

@@ -30,8 +30,8 @@ class ServeConfig:
     """TCP port to listen on; 0 takes a free one, which the line `ready HOST:PORT` on standard output names."""
 
     engine: EngineName = "auto"
-    """What computes. auto: the first of tensorrt, onnxruntime-cuda and onnxruntime that this machine and the bundle
-    allow, with a warning for each that they do not. A name takes that one, or the server does not start."""
+    """What computes. auto: the first of tensorrt, onnxruntime-cuda, onnxruntime-int8 and onnxruntime that this machine
+    and the bundle allow. A name takes that one, or the server does not start."""
 
     slots: int | None = None
     """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use; two

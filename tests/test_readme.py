@@ -69,9 +69,7 @@ def run(words: list[str], folder: Path) -> None:
     done = subprocess.run(
         words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
-    # A machine without TensorRT cannot build a plan, and says so; everything else succeeds.
-    expected = 1 if "export.to_trt" in words else 0
-    assert done.returncode == expected, f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from serve.errors import EngineFault, StartupError
 
 GRAPH = "model.onnx"
 HALF_GRAPH = "model.fp16.onnx"
+INT8_GRAPH = "model.int8.onnx"
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -150,3 +151,12 @@ def _import_onnxruntime() -> Any:
             "`pip install '.[cpu]'` without an NVIDIA GPU, `pip install '.[gpu]'` with one, in the project's folder"
         ) from error
     return onnxruntime
+
+
+def providers() -> list[str]:
+    """What the installed build of ONNX Runtime can compute with, by the library's names, such as CPUExecutionProvider.
+
+    Raises:
+        StartupError: ONNX Runtime is not installed.
+    """
+    return list(_import_onnxruntime().get_available_providers())

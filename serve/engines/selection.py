@@ -17,10 +17,17 @@ from bundle.manifest import Gpu, Graph, Plan
 from serve.engines import products
 from serve.engines.engine import OpenEngine
 from serve.engines.gpu import find_gpu
-from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, has_cuda, open_onnx_runtime, open_onnx_runtime_cuda
+from serve.engines.onnx_runtime import (
+    GRAPH,
+    HALF_GRAPH,
+    INT8_GRAPH,
+    has_cuda,
+    open_onnx_runtime,
+    open_onnx_runtime_cuda,
+)
 from serve.errors import StartupError
 
-EngineName = Literal["auto", "onnxruntime", "onnxruntime-cuda", "tensorrt"]
+EngineName = Literal["auto", "onnxruntime", "onnxruntime-int8", "onnxruntime-cuda", "tensorrt"]
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +73,13 @@ def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
         StartupError: The wanted engine cannot serve this bundle on this machine; the message says why.
     """
     if wanted == "onnxruntime":
-        return _on_cpu(bundle)
+        return _on_cpu(bundle, GRAPH)
+    if wanted == "onnxruntime-int8":
+        return _on_cpu(bundle, INT8_GRAPH)
     gpu = find_gpu()
     if isinstance(gpu, str):
         if wanted == "auto":
-            return _on_cpu(bundle)
+            return _fastest_on_cpu(bundle)
         raise StartupError(f"--engine {wanted} needs an NVIDIA GPU: {gpu}; --engine onnxruntime serves on the CPU")
     if wanted == "tensorrt":
         return _with_plan(bundle, gpu, unchecked=True)
@@ -104,7 +113,11 @@ def _fastest(bundle: Bundle, gpu: Gpu) -> Selection:
             return attempt()
         except StartupError as error:
             log.warning("%s; falling back", error)
-    return _on_cpu(bundle)
+    return _fastest_on_cpu(bundle)
+
+
+def _fastest_on_cpu(bundle: Bundle) -> Selection:
+    return _on_cpu(bundle, INT8_GRAPH if INT8_GRAPH in bundle.manifest.graphs else GRAPH)
 
 
 def _with_plan(bundle: Bundle, gpu: Gpu, *, unchecked: bool) -> Selection:
@@ -158,11 +171,12 @@ def _on_gpu(bundle: Bundle) -> Selection:
     )
 
 
-def _on_cpu(bundle: Bundle) -> Selection:
+def _on_cpu(bundle: Bundle, name: str) -> Selection:
+    graph = _graph(bundle, name)
     return Selection(
-        file=GRAPH,
-        accuracy=_graph(bundle, GRAPH).parity.candidate_accuracy,
-        open=functools.partial(open_onnx_runtime, bundle.read(GRAPH)),
+        file=name,
+        accuracy=graph.parity.candidate_accuracy,
+        open=functools.partial(open_onnx_runtime, bundle.read(name), precision=graph.precision),
         slots=_usable_cores(),
         batch=_CPU_BATCH,
     )

@@ -79,6 +79,10 @@ class TensorRtEngine:
                 return shot.run(pixels)
         raise EngineFault(f"received {len(pixels)} images, the plan takes at most {self._shots[-1].size}")
 
+    def device_seconds(self, size: int) -> float:
+        """How long the GPU takes for a batch, copies included, launched many times without a pause."""
+        return next(shot for shot in self._shots if size <= shot.size).device_seconds()
+
 
 @contextmanager
 def open_tensorrt(content: bytes, plan: Plan) -> Iterator[Engine]:
@@ -200,13 +204,28 @@ class _Shot:
         """Classify up to `size` images."""
         count = len(pixels)
         self.pixels[:count] = pixels
+        self._launch()
+        self._stream.record(self._done)
+        self._done.sync()
+        return self.probabilities[:count].copy()
+
+    def device_seconds(self, launches: int = 50) -> float:
+        """Seconds on the device for each of several launches in a row."""
+        from cuda.core import EventOptions
+
+        events = [self._stream.device.create_event(EventOptions(timing_enabled=True)) for _ in range(2)]
+        self._stream.record(events[0])
+        for _ in range(launches):
+            self._launch()
+        self._stream.record(events[1])
+        events[1].sync()
+        return float(events[1] - events[0]) / 1000 / launches
+
+    def _launch(self) -> None:
         if self._graph is None:
             self._enqueue(self._stream)
         else:
             self._graph.launch(self._stream)
-        self._stream.record(self._done)
-        self._done.sync()
-        return self.probabilities[:count].copy()
 
     def _enqueue(self, stream: Any) -> None:
         """Copy, compute, copy; `stream` is a stream, or a graph in the making."""
