@@ -34,10 +34,12 @@ def quantise(model: onnx.ModelProto, images: Pixels) -> onnx.ModelProto:
         model: As `export.graph.convert` makes it from a folded recogniser.
         images: Training images, uint8 [N, 1, 28, 28]; the test images must not choose the scales.
     """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)  # the quantiser writes into what it is given
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            model,
+            own,
             path,
             _Images(images),
             quant_format=quantization.QuantFormat.QDQ,
