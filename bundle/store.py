@@ -1,12 +1,17 @@
 """Bundles on disk: published in one step, read back only when every byte is the one that was published."""
 
+import ctypes
 import dataclasses
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +23,10 @@ MANIFEST_NAME = "manifest.json"
 
 # A manifest is a few kilobytes. The limit keeps a wrong or hostile file from filling the memory.
 _MAX_MANIFEST_BYTES = 1 << 20
+
+# Of Linux's renameat2(2).
+_WORKING_FOLDER = -100
+_RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +103,17 @@ def publish(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     # A link stays, and what it points to is replaced; "." gets a name.
     target = path.resolve()
     manifest = dataclasses.replace(manifest, files={name: file_entry(content) for name, content in files.items()})
-    staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        staging.chmod(0o755)
-        for name, content in {**files, MANIFEST_NAME: manifest.to_json().encode()}.items():
-            _write(staging / name, content)
-        _swap(staging, target)
+        _remove_stale(target)
+        with _staging(target) as staging:
+            for name, content in {**files, MANIFEST_NAME: manifest.to_json().encode()}.items():
+                _write(staging / name, content)
+            _swap(staging, target)
     except OSError as error:
         raise PublishError(
             f"{path}: {error.strerror or error}; nothing was published; free some space or choose another --output"
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return Bundle(path=path, manifest=manifest)
 
 
@@ -177,24 +182,73 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _swap(staging: Path, path: Path) -> None:
-    """Put `staging` at `path`; the older bundle there is moved aside first and comes back if that fails.
-
-    Between the two renames nothing stands at `path`. Should the machine stop right then, the older bundle lies beside
-    it as `.NAME-…-previous`.
-    """
-    previous = staging.with_name(staging.name + "-previous")
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder beside the target, for what is not yet whole; locked, so that others see that somebody works in it."""
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        # An empty directory is no bundle to keep, but would be in the way.
-        if path.exists():
-            path.rename(previous)
-        staging.rename(path)
+        staging.chmod(0o755)
+        with _lock(staging):
+            yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_stale(target: Path) -> None:
+    """Delete what processes that were killed have left beside the target: folders that nobody holds locked."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}-*"):
+        with suppress(OSError), _lock(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder; the lock ends with the process, however that ends.
+
+    Raises:
+        BlockingIOError: Somebody else holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Put `staging` at `target`, and what was there at `staging`: at every moment there is a whole bundle."""
+    if not target.exists():
+        staging.rename(target)
+    elif not _exchange(staging, target):
+        _replace(staging, target)
+    _sync(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, which Linux can; False where the system or the disk cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_WORKING_FOLDER, os.fsencode(one), _WORKING_FOLDER, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Where two folders cannot change places: the older bundle moves aside first and comes back if the rest fails."""
+    aside = staging.with_name(f"{staging.name}-older")
+    try:
+        target.rename(aside)
+        staging.rename(target)
     except BaseException:  # Ctrl-C included
-        if previous.exists() and not path.exists():
-            previous.rename(path)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
-    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

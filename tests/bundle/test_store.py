@@ -4,15 +4,17 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle import FORMAT, MANIFEST_NAME, Bundle, BundleError, Manifest, ManifestError, PublishError, publish
+from bundle import FORMAT, MANIFEST_NAME, Bundle, BundleError, Manifest, ManifestError, PublishError, publish, store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -353,3 +355,63 @@ def test_a_read_only_disk_is_refused_before_anything_is_tried(tmp_path):
         check=False,
     )
     assert f"PublishError: bundle: {disk} cannot be written; choose another --output" in done.stderr
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from bundle import Bundle, publish, store
+write = store._write
+def die(path, content):
+    write(path, content)
+    os.kill(os.getpid(), signal.SIGKILL)
+store._write = die
+target = Path(sys.argv[1])
+publish(target, Bundle.open(target).manifest, {"model.onnx": b"new"})
+"""
+
+
+def test_what_a_killed_process_has_left_is_gone_after_the_next_one(published, manifest):
+    before = content_of(published)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, published], cwd=ROOT, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert content_of(published) == before
+    assert len(list(published.parent.iterdir())) == 2
+    publish(published, manifest, FILES)
+    assert [path.name for path in published.parent.iterdir()] == ["bundle"]
+
+
+def test_what_another_process_is_writing_is_left_alone(published, manifest):
+    with store._staging(published) as other:
+        publish(published, manifest, FILES)
+        assert other.is_dir()
+    assert [path.name for path in published.parent.iterdir()] == ["bundle"]
+
+
+def test_a_reader_never_finds_nothing_while_bundles_replace_each_other(published, manifest):
+    done = threading.Event()
+    missed = []
+
+    def read() -> None:
+        while not done.is_set():
+            if not (published / MANIFEST_NAME).exists():
+                missed.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(50):
+            publish(published, manifest, FILES)
+    finally:
+        done.set()
+        reader.join()
+    assert missed == []
+
+
+def test_where_folders_cannot_change_places_the_bundle_is_replaced_nevertheless(published, manifest, monkeypatch):
+    monkeypatch.setattr(store, "_exchange", lambda one, other: False)
+    publish(published, manifest, {"model.onnx": b"new"})
+    assert Bundle.open(published).read("model.onnx") == b"new"
+    assert [path.name for path in published.parent.iterdir()] == ["bundle"]
