@@ -170,9 +170,6 @@ class Manifest:
             # A bundle is flat: no entry may point outside it.
             if not _NAME.fullmatch(name):
                 raise ManifestError(f"the manifest lists a file {name!r}; a plain file name was expected")
-        for name in self.graphs.keys() | self.plans.keys():
-            if self.files and name not in self.files:
-                raise ManifestError(f"the manifest describes {name!r}, which is not among its files")
 
     def to_json(self) -> str:
         """The same manifest always gives the same text."""
@@ -197,6 +194,9 @@ class Manifest:
         _check_format(document.get("format"))
         manifest = _read(cls, document, "manifest")
         assert isinstance(manifest, cls)
+        for name in sorted(manifest.graphs.keys() | manifest.plans.keys()):
+            if name not in manifest.files:
+                raise ManifestError(f"the manifest describes {name!r}, which is not among its files")
         return manifest
 
 

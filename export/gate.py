@@ -3,6 +3,7 @@
 What each check measures, in the order in which they run:
 
     onnx fp32     the FP32 graph on ONNX Runtime, by the engine that serves it
+    onnx int8     the INT8 graph likewise, where there is one
     onnx fp16     the FP16 graph likewise. On a CPU it computes in FP32 with weights rounded to FP16
     torch fp16    the FP16 network in PyTorch, whose every value is FP16: this one overflows where a GPU would
     range fp16    the largest value of each layer, and the weights, against what FP16 can hold
@@ -13,7 +14,6 @@ An engine has to give one image the same answer in any company, too: alone, and 
 
 import base64
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,6 +130,9 @@ def check_engine(
     """
     rounds = [[size] for size in sizes] if each else [list(sizes)]
     checks = [check_answers(name, test, partial(in_batches, run, sizes=round_), tolerances) for round_ in rounds]
+    if each:
+        for size, check in zip(sizes, checks, strict=True):
+            check.findings[:] = [f"in batches of {size}, {finding}" for finding in check.findings]
     worst = max(checks, key=lambda check: (len(check.findings), check.comparison.max_difference))  # type: ignore[union-attr]
     difference = parity.batch_difference(*_rotate(run, test.pixels, sizes))
     findings = [*worst.findings, *parity.judge_batches(difference, tolerances)]
@@ -140,11 +143,11 @@ def check_range(
     name: str, peaks: dict[str, float], weights: Mapping[str, int], largest: float, tolerances: Tolerances
 ) -> Check:
     """Whether a network's values fit into FP16; see `parity.judge_range`."""
-    highest = max(peaks.values())
+    highest = float(np.max(list(peaks.values())))  # NaN where any is
     return Check(
         name=name,
         reference=f"FP16's largest number, {largest:g}",
-        range={"peaks": peaks, "weights": dict(weights), "headroom": largest / highest if highest else math.inf},
+        range={"peaks": peaks, "weights": dict(weights), "headroom": largest / highest if highest else None},
         findings=parity.judge_range(peaks, weights["overflowing"], largest, tolerances),
     )
 
@@ -167,7 +170,7 @@ def _rotate(
     largest, smallest = min(max(sizes), len(pixels)), min(sizes)
     alone = in_batches(run, pixels[:largest], [smallest])
     answers = []
-    for size in (min(size, largest) for size in sizes if size > smallest):
+    for size in (min(size, largest) for size in sizes if size > 1):
         for shift in range(0, size, -(-size // _ROTATIONS)):
             images = np.roll(np.arange(size), shift)
             answers.append((images, run(np.ascontiguousarray(pixels[images]))))

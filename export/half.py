@@ -44,7 +44,7 @@ def fold(network: nn.Module) -> nn.Module:
     Raises:
         GraphError: The network is in training mode, or a batch norm follows something else.
     """
-    if network.training:
+    if any(module.training for module in network.modules()):
         raise GraphError("the network is in training mode; call eval() before converting")
     if isinstance(network, Committee):
         return Committee(fold(member) for member in network.members).eval()
@@ -58,8 +58,9 @@ def fold(network: nn.Module) -> nn.Module:
             case nn.Linear() as before, nn.BatchNorm1d():
                 layers[-1] = fuse_linear_bn_eval(before, layer)
             case before, nn.BatchNorm1d() | nn.BatchNorm2d():
+                name = "nothing" if before is None else type(before).__name__
                 raise GraphError(
-                    f"a {type(layer).__name__} follows {type(before).__name__}; it can be folded only into the "
+                    f"a {type(layer).__name__} follows {name}; it can be folded only into the "
                     "convolution or linear layer right before it"
                 )
             case _:

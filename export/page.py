@@ -2,13 +2,13 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from export.parity import CONFIDENCE_LEVEL
+from export.parity import CONFIDENCE_LEVEL, name_digit
 
 _TOLERANCES = {
     "max_difference": "largest difference of a probability",
@@ -32,21 +32,29 @@ def render(document: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[[Any], str]] = {
         "count": lambda number: f"{number:,}",
+        "digit": name_digit,
         "figure": lambda number: f"{number:.3g}",
         "percent": lambda share: f"{share:.2%}",
         "percent0": lambda share: f"{share:.0%}",
         "points": lambda share: f"{100 * share:+.3f}",
-        "round0": lambda number: f"{number:,.0f}",
+        "times": _times,
         "png": _png,
     }
+    environment.filters |= filters
     return environment.get_template("parity.html.j2").render(
         document,
+        shown={int(image) for image in document["pictures"]},
         passed=not any(check["findings"] for check in document["checks"]),
         confidence_level=CONFIDENCE_LEVEL,
         tolerance_texts=_TOLERANCES,
     )
+
+
+def _times(number: float) -> str:
+    """A positive number of any size, in full."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _png(pixels: str) -> str:

@@ -5,12 +5,13 @@ anything that gives probabilities. N images, 10 classes.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from export.tolerances import Tolerances
 
@@ -187,11 +188,17 @@ def judge_range(peaks: dict[str, float], overflowing: int, largest: float, toler
 def list_flips(flips: Sequence[Flip], most: int = 10) -> str:
     """Flips in a line of text."""
     shown = [
-        f"image {flip.image} ({flip.reference} became {flip.candidate}, label {flip.label})" for flip in flips[:most]
+        f"image {flip.image} ({name_digit(flip.reference)} became {name_digit(flip.candidate)}, label {flip.label})"
+        for flip in flips[:most]
     ]
     if len(flips) > most:
         shown.append(f"and {len(flips) - most} more")
     return ", ".join(shown)
+
+
+def name_digit(digit: int) -> str:
+    """A digit of a `Flip` for people."""
+    return "no digit" if digit == NO_DIGIT else str(digit)
 
 
 def _drop(flips: Sequence[Flip], images: int) -> Drop:
@@ -205,13 +212,24 @@ def _drop(flips: Sequence[Flip], images: int) -> Drop:
     won = sum(flip.candidate == flip.label for flip in flips)
     total, b, c = images + 2, lost + 0.5, won + 0.5
     middle = (b - c) / total
-    reach = stats.norm.isf((1 - CONFIDENCE_LEVEL) / 2) * math.sqrt(b + c - (b - c) ** 2 / total) / total
+    reach = (
+        statistics.NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2) * math.sqrt(b + c - (b - c) ** 2 / total) / total
+    )
     return Drop(
         value=(lost - won) / images,
         low=float(middle - reach),
         high=float(middle + reach),
-        p_value=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
+        p_value=_two_sided(min(lost, won), lost + won),
     )
+
+
+def _two_sided(fewer: int, flips: int) -> float:
+    """How likely a fair coin, tossed once for each flip, falls as unevenly as this or more so."""
+    ways = term = 1  # of falling on one side never, then once, twice, …
+    for count in range(fewer):
+        term = term * (flips - count) // (count + 1)
+        ways += term
+    return min(1.0, float(Fraction(2 * ways, 2**flips)))
 
 
 def _digits(probabilities: Probabilities) -> Labels:

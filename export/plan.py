@@ -55,7 +55,7 @@ class Audit:
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """The audit as plain data."""
-        return {"convolutions": self.convolutions, "products": self.products}
+        return {"convolutions": self.convolutions, "matrix products": self.products}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,7 @@ def export(options: Options) -> Bundle:
     )
     manifest = _describe(name, options.version, origin, report)
     bundle = publish(options.target, manifest, graphs | documents(manifest, report.to_json()))
+    _refused_page(options.target).unlink(missing_ok=True)
     print(f"published {bundle.path}")
     return bundle
 
@@ -208,8 +209,8 @@ def describe(check: Check) -> str:
         ]
     if values := check.range:
         words += [
-            f"values up to {max(values['peaks'].values()):.3g}, {values['headroom']:,.0f} times below the limit",
-            f"{values['weights']['overflowing']} of {values['weights']['count']:,} weights beyond it",
+            f"values up to {max(values['peaks'].values()):.3g} of {half.LARGEST:,.0f}",
+            f"{values['weights']['overflowing']} of {values['weights']['count']:,} weights beyond that",
         ]
     return f"{check.name:<12} {'passed ' if check.passed else 'REFUSED'} {', '.join(words)}"
 
@@ -223,9 +224,13 @@ def require_passed(report: Mapping[str, Any], target: Path) -> None:
     findings = [f"{check['name']}: {finding}" for check in report["checks"] for finding in check["findings"]]
     if not findings:
         return
-    path = target.with_name(f"{target.name}-refused.html")
+    path = _refused_page(target)
     write_bytes(path, page.render(report).encode())
     raise ParityError(f"nothing is published: {'; '.join(findings)}; see {path}")
+
+
+def _refused_page(target: Path) -> Path:
+    return target.with_name(f"{target.name}-refused.html")
 
 
 def documents(manifest: Manifest, report: dict[str, Any]) -> dict[str, bytes]:

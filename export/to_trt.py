@@ -246,7 +246,7 @@ def _build_options(options: Options, product: Product, gpu: Gpu | str) -> "Build
 
 
 def _audit_line(audit: dict[str, dict[str, int]]) -> str:
-    return ", ".join(f"{count} {kind} in {dtype}" for kind, types in audit.items() for dtype, count in types.items())
+    return ", ".join(f"{kind} {count} {dtype}" for kind, types in audit.items() for dtype, count in types.items())
 
 
 @contextmanager

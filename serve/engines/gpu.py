@@ -2,7 +2,7 @@
 
 from bundle.manifest import Gpu
 
-INSTALL = "pip install '.[gpu]'"
+INSTALL = "pip install cuda-core"
 
 
 def find_gpu() -> Gpu | str:

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from export import graph
+from export import graph, half
 from export.errors import GraphError
 from serve.engines.onnx_runtime import open_onnx_runtime
 from train.models import ARCHITECTURES, Recogniser, build
@@ -227,3 +227,146 @@ def test_a_recogniser_that_does_not_end_in_softmax_is_refused():
     model = graph.convert(Logits(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).eval())
     with pytest.raises(GraphError, match="expected Softmax"):
         graph.check(model)
+
+
+# In half precision
+
+
+@pytest.fixture(scope="module")
+def halved() -> onnx.ModelProto:
+    """As `good`, in FP16."""
+    return graph.convert(half.halve(recogniser()))
+
+
+def test_a_halved_graph_passes_the_check_and_has_the_same_border(good, halved):
+    graph.check(halved, "fp16")
+    assert list(halved.graph.input) == list(good.graph.input)
+    assert list(halved.graph.output) == list(good.graph.output)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"compact"}))
+def test_every_architecture_becomes_an_fp16_graph_that_agrees_with_pytorch(architecture):
+    network = recogniser(architecture, **(COMMITTEE if architecture == "committee" else {}))
+    model = graph.convert(half.halve(network))
+    graph.check(model, "fp16")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pixels)).numpy()
+    with open_onnx_runtime(model.SerializeToString()) as engine:
+        np.testing.assert_allclose(engine.run(pixels), expected, atol=2e-3)
+
+
+def test_the_body_of_a_halved_graph_has_fp16_weights_and_nothing_larger(halved):
+    large = [tensor for tensor in halved.graph.initializer if np.prod(tensor.dims) > 1]
+    kinds = {tensor.data_type for tensor in large if tensor.data_type != TensorProto.INT64}  # shapes are INT64
+    assert kinds == {TensorProto.FLOAT16}
+
+
+def test_the_same_weights_give_the_same_bytes_in_fp16(halved):
+    again = graph.convert(half.halve(recogniser()))
+    assert again.SerializeToString(deterministic=True) == halved.SerializeToString(deterministic=True)
+
+
+def test_no_path_of_this_machine_is_left_in_an_fp16_graph(halved):
+    content = halved.SerializeToString()
+    assert not list(halved.metadata_props)
+    assert not [part for node in halved.graph.node for part in node.metadata_props]
+    assert not re.findall(rb"\.py\b|site-packages|File \"", content)
+    for place in (Path.cwd(), Path.home(), sys.prefix):
+        assert str(place).encode() not in content
+
+
+def test_a_graph_of_one_precision_is_refused_as_the_other(good, halved):
+    with pytest.raises(GraphError, match=r"; the graph's casts are \['UINT8 to FLOAT'\], expected .*FLOAT to FLOAT16'"):
+        graph.check(good, "fp16")
+    with pytest.raises(GraphError, match=r": 7 layers are not FLOAT16: Conv \S+ is FLOAT, .*Gemm \S+ is FLOAT; "):
+        graph.check(good, "fp16")
+    with pytest.raises(
+        GraphError, match=r": 7 layers are not FLOAT: .*; the graph's casts are .* expected \['UINT8 to"
+    ):
+        graph.check(halved)
+
+
+def node(model: onnx.ModelProto, kind: str, place: int = 0) -> onnx.NodeProto:
+    return [each for each in model.graph.node if each.op_type == kind][place]
+
+
+def cast(model: onnx.ModelProto, before: onnx.NodeProto, *kinds: int) -> None:
+    """Let the first input of a node pass through casts to these types."""
+    for kind in kinds:
+        made = f"{before.input[0]}_cast"
+        place = list(model.graph.node).index(before)
+        model.graph.node.insert(place, helper.make_node("Cast", [before.input[0]], [made], to=kind))
+        before.input[0] = made
+
+
+def widen_weights(model: onnx.ModelProto, *names: str) -> None:
+    """Turn weights, all where none are named, from FP16 to FP32."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16 and (tensor.name in names or not names):
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    del model.graph.value_info[:]
+
+
+def drop_last_cast(model: onnx.ModelProto) -> None:
+    final = node(model, "Cast", -1)
+    model.graph.node[-1].input[0] = final.input[0]
+    model.graph.node.remove(final)
+
+
+def stray_casts(model: onnx.ModelProto) -> None:
+    cast(model, node(model, "Conv", 2), TensorProto.FLOAT, TensorProto.FLOAT16)
+
+
+def detour_before_the_body(model: onnx.ModelProto) -> None:
+    # Rounds to FP16 and computes in FP32: the casts alone look right.
+    widen_weights(model)
+    drop_last_cast(model)
+    cast(model, node(model, "Conv"), TensorProto.FLOAT)
+
+
+def one_layer_in_fp32(model: onnx.ModelProto) -> None:
+    gemm = node(model, "Gemm")
+    widen_weights(model, *gemm.input[1:])
+    drop_last_cast(model)
+    cast(model, gemm, TensorProto.FLOAT)
+
+
+def soft_max_in_fp16(model: onnx.ModelProto) -> None:
+    drop_last_cast(model)
+    model.graph.node[-1].output[0] = "narrow"
+    model.graph.node.append(helper.make_node("Cast", ["narrow"], ["probabilities"], to=TensorProto.FLOAT))
+
+
+def fp16_output(model: onnx.ModelProto) -> None:
+    drop_last_cast(model)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+HALF_BREAKAGES: dict[Callable[[onnx.ModelProto], None], str] = {
+    freeze_batch: r"input pixels has shape \[2, 1, 28, 28\], expected \['batch', 1, 28, 28\]",
+    stray_casts: r"the graph's casts are \['UINT8 to FLOAT', 'FLOAT to FLOAT16', 'FLOAT16 to FLOAT', 'FLOAT to FLO",
+    detour_before_the_body: r"expects: 7 layers are not FLOAT16: [^;]*$",
+    one_layer_in_fp32: r"expects: 1 layers are not FLOAT16: Gemm \S+ is FLOAT$",
+    soft_max_in_fp16: r"the last node is \['Cast'\], expected Softmax",
+    fp16_output: r"output probabilities is FLOAT16, expected FLOAT",
+}
+
+
+@pytest.mark.parametrize(
+    ("breakage", "finding"), HALF_BREAKAGES.items(), ids=lambda part: getattr(part, "__name__", "")
+)
+def test_a_halved_graph_broken_in_one_way_is_refused_with_that_finding(halved, breakage, finding):
+    model = copy(halved)
+    breakage(model)
+    with pytest.raises(GraphError, match=finding) as caught:
+        graph.check(model, "fp16")
+    assert str(caught.value).startswith("the graph is not what serving expects: ")
+
+
+def test_types_that_do_not_fit_together_are_no_valid_onnx(halved):
+    model = copy(halved)
+    drop_last_cast(model)
+    with pytest.raises(GraphError, match="the graph is not valid ONNX: "):
+        graph.check(model, "fp16")

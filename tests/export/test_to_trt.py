@@ -69,7 +69,7 @@ def test_a_checkpoint_becomes_a_bundle_with_a_plan_that_says_it_was_not_run(run,
     assert name == f"tensorrt-rtx-{plan.version}-fp16-any.plan" == plan.file_name
     assert (plan.product, plan.precision, plan.gpu, plan.parity) == ("tensorrt-rtx", "fp16", None, None)
     assert plan.profiles == [Profile(min=1, opt=32, max=256)]
-    assert plan.audit == {"convolutions": {"HALF": 6}, "products": {"HALF": 1}}
+    assert plan.audit == {"convolutions": {"HALF": 6}, "matrix products": {"HALF": 1}}
     assert plan.graph_sha256 == published.manifest.files["model.fp16.onnx"].sha256
     report = json.loads(published.read("parity.json"))
     assert name in report["unchecked"]
