@@ -38,6 +38,8 @@ from train.storage import save_json
 
 SIZES = (1, 8, 32, 128, 256)
 
+_DEVICE = "cuda"
+
 _WARM_UP_S = 0.5
 _MEASURE_S = 1.0
 _FEWEST_CALLS = 100
@@ -119,7 +121,7 @@ def _recogniser(folder: Path) -> Recogniser:
 def _in_torch(recogniser: Recogniser, *, compiled: bool = False) -> Candidate:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 means FP32
     torch.backends.cudnn.benchmark = True
-    network: Callable[[torch.Tensor], torch.Tensor] = recogniser.to(memory_format=torch.channels_last).to("cuda")
+    network: Callable[[torch.Tensor], torch.Tensor] = recogniser.to(memory_format=torch.channels_last).to(_DEVICE)
     if compiled:
         network = torch.compile(network, mode="max-autotune", dynamic=False)
 
@@ -129,24 +131,25 @@ def _in_torch(recogniser: Recogniser, *, compiled: bool = False) -> Candidate:
         padded = np.zeros((size, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         with torch.inference_mode():
-            answers: Probabilities = network(torch.from_numpy(padded).to("cuda")).cpu().numpy()
+            answers: Probabilities = network(torch.from_numpy(padded).to(_DEVICE)).cpu().numpy()
         return answers[: len(pixels)]
 
-    def device_seconds(size: int) -> float:
-        pixels = torch.zeros((size, 1, 28, 28), dtype=torch.uint8, device="cuda")
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        calls = 50
-        with torch.inference_mode():
-            for _ in range(10):
-                network(pixels)
-            start.record()
-            for _ in range(calls):
-                network(pixels)
-            end.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) / 1000 / calls
+    return Candidate(run, lambda size: _time_in_torch(network, size))
 
-    return Candidate(run, device_seconds)
+
+def _time_in_torch(network: Callable[[torch.Tensor], torch.Tensor], size: int, calls: int = 50) -> float:
+    """Seconds on the device for each of several calls in a row."""
+    pixels = torch.zeros((size, 1, 28, 28), dtype=torch.uint8, device=_DEVICE)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        for _ in range(10):
+            network(pixels)
+        start.record()
+        for _ in range(calls):
+            network(pixels)
+        end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000 / calls
 
 
 @contextmanager

@@ -97,6 +97,23 @@ def training_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def export_table(result: dict[str, Any]) -> str:
+    """The figures of `results/export.json` as Markdown."""
+    conditions = result["conditions"]
+    lines = [
+        f"| on {conditions['cores']} cores of {conditions['cpu']} | export, s | digits changed in FP16 "
+        "| largest difference | digits changed in INT8 | largest difference | INT8, times the images/s of FP32 |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for each in result["exports"]:
+        cells = [f"`{each['architecture']}`", f"{each['seconds']:.0f}"]
+        for check in (each["checks"]["onnx fp16"], each["checks"]["onnx int8"]):
+            cells += [str(check["flips"]), f"{check['max_difference']:.1g}"]
+        cells.append(f"{each['images_per_second']['int8 against fp32']:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def update(readme: str) -> str:
     """The README's text with every table replaced by what the results say now."""
     results = ROOT / "benchmarks/results"
@@ -108,6 +125,7 @@ def update(readme: str) -> str:
     tables = {
         "serving": serving_table(load("serving.json")),
         "accuracy": accuracy_table(load(path.name) for path in results.glob("accuracy-*.json")),
+        "export": export_table(load("export.json")),
         "training": training_table(load("training.json")),
     }
     for name, table in tables.items():

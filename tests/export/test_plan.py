@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -56,6 +57,12 @@ def test_every_network_becomes_a_plan_whose_heavy_layers_are_all_fp16(architectu
     plan = build_one(onnx_graph(architecture))
     assert plan.audit == Audit(convolutions={"HALF": layers.count("Conv2d")}, products={"HALF": layers.count("Linear")})
     assert len(plan.content) > 10_000
+
+
+@pytest.mark.parametrize("model", ["champion", "compact"])
+def test_the_shipped_models_become_plans(model):
+    content = (ROOT / "pretrained" / model / "model.fp16.onnx").read_bytes()
+    assert build_one(content).audit.convolutions.keys() == {"HALF"}
 
 
 def test_fp32_is_fp32():
@@ -115,6 +122,12 @@ def test_a_single_layer_that_stayed_fp32_is_found(good):
 def test_without_a_profile_the_builder_says_what_is_missing(good):
     with pytest.raises(PlanError, match=r"the builder refused the network: .*no optimization profile has been defined"):
         build_one(good, profiles=[])
+
+
+def test_sizes_out_of_order_are_refused_by_the_builder_as_well(good):
+    backwards = SimpleNamespace(min=8, opt=4, max=16)  # which a Profile is not
+    with pytest.raises(PlanError, match=r"the builder refused the batch sizes .*min=8, opt=4, max=16.*: "):
+        build_one(good, profiles=[backwards])
 
 
 def test_a_workspace_too_small_is_told_as_such(good):
