@@ -1,6 +1,7 @@
 """The asynchronous client, the twin of `client.DigitClient`."""
 
 import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from clients import wire
 from clients.answers import Classification, ModelInfo
 from clients.client import DEFAULT_TIMEOUT_S
-from clients.errors import from_status
+from clients.errors import DigitError, from_status
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 
@@ -51,6 +52,40 @@ class AsyncDigitClient:
         """See `DigitClient.classify`."""
         request = wire.to_request(images, model=model, version=version, top_k=top_k)
         return wire.from_response(await self._call(self._stub.Classify, request, timeout_s))
+
+    async def classify_stream(
+        self,
+        batches: AsyncIterable[npt.ArrayLike],
+        *,
+        top_k: int = 0,
+        model: str = "",
+        version: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Classification | DigitError]:
+        """See `DigitClient.classify_stream`; the batches are taken by a task of their own."""
+        failed: list[BaseException] = []
+
+        async def requests() -> AsyncIterator[digits_pb2.ClassifyRequest]:
+            try:
+                async for images in batches:
+                    yield wire.to_request(images, model=model, version=version, top_k=top_k)
+            except Exception as error:  # in gRPC's task, which would only log it
+                failed.append(error)
+                call.cancel()
+
+        timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
+        call = self._stub.ClassifyStream(requests(), timeout=timeout)
+        try:
+            async for response in call:
+                yield wire.from_streamed(self.address, response)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            if failed:
+                raise failed[0] from None
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise from_status(self.address, error.code(), error.details()) from error
+        finally:
+            call.cancel()
 
     async def get_model(self, *, model: str = "", version: str = "", timeout_s: float | None = None) -> ModelInfo:
         """See `DigitClient.get_model`."""

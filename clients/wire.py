@@ -4,12 +4,13 @@ import json
 import math
 from typing import TypeVar
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
 from clients.answers import Candidate, Classification, ModelInfo, Prediction
-from clients.errors import InvalidImages
+from clients.errors import DigitError, InvalidImages, from_status
 from protos.digits.v1 import digits_pb2
 
 Request = TypeVar("Request", bound=Message)
@@ -85,6 +86,15 @@ def from_response(response: digits_pb2.ClassifyResponse) -> Classification:
         compute_s=response.compute_us / 1e6,
         batch_size=response.batch_size,
     )
+
+
+def from_streamed(address: str, response: digits_pb2.ClassifyStreamResponse) -> Classification | DigitError:
+    """The answer in a stream in plain values, or the exception that `classify` would have raised."""
+    if response.WhichOneof("result") == "response":
+        return from_response(response.response)
+    refusal = response.refusal
+    code = next((each for each in grpc.StatusCode if each.value[0] == refusal.code), grpc.StatusCode.UNKNOWN)
+    return from_status(address, code, refusal.message)
 
 
 def from_model(model: digits_pb2.Model) -> ModelInfo:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -14,9 +14,12 @@ from protos.digits.v1 import digits_pb2
 from serve.batcher import Batcher
 from serve.errors import DeadlineExceeded, InvalidRequest, UnknownModel
 from serve.status import refusal
-from serve.wire import read_pixels, read_top_k, write_answer
+from serve.wire import read_pixels, read_top_k, write_answer, write_refusal, write_streamed
 
 SERVICE = digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name
+
+# Of one stream, at a time. Enough to fill batches from a few streams, few enough to bound what one can hold.
+_STREAM_MESSAGES = 16
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -78,6 +81,7 @@ def handler(servicer: DigitRecognizer) -> grpc.GenericRpcHandler:
         SERVICE,
         {
             "Classify": _unary(servicer.classify, digits_pb2.ClassifyRequest),
+            "ClassifyStream": _stream(servicer.classify, digits_pb2.ClassifyRequest),
             "GetModel": _unary(servicer.get_model, digits_pb2.GetModelRequest),
         },
     )
@@ -95,9 +99,44 @@ def _unary(
             # it: so no frame may hold one, and `abort` comes after this clause, whose exception it would refer to.
             traceback.clear_frames(error.__traceback__)
         del message
-        await context.abort(*refused)
+        await context.abort(refused.code, refused.details, refused.trailing_metadata)
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _stream(
+    method: Callable[[_Request, Context], Awaitable[bytes]], request_type: type[_Request]
+) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    """A unary method for each message of a stream: several at a time, answered in order.
+
+    Only so many are under way, and none is read before that: a caller that does not read its answers stops being read
+    itself, by the flow control of HTTP/2.
+    """
+
+    async def answer(message: bytes, context: Context) -> bytes:
+        try:
+            return write_streamed(await method(_parse(request_type, message), context))
+        except Exception as error:  # the message's outer edge, as the call's is below
+            return write_refusal(refusal(error))
+
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_STREAM_MESSAGES)
+
+        async def read() -> None:
+            await room.acquire()
+            async for message in messages:
+                under_way.put_nowait(tasks.create_task(answer(message, context)))
+                await room.acquire()
+            under_way.put_nowait(None)
+
+        async with asyncio.TaskGroup() as tasks:  # a call that is cancelled takes its messages along
+            tasks.create_task(read())
+            while (task := await under_way.get()) is not None:
+                await context.write(await task)
+                room.release()
+
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def _parse(request_type: type[_Request], message: bytes) -> _Request:

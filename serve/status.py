@@ -29,11 +29,22 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
 
 
 class Refusal(NamedTuple):
-    """How a call ends that is not answered: the arguments of gRPC's `abort`."""
+    """What a request gets that is not answered.
+
+    Attributes:
+        code: gRPC's status.
+        details: The same for people.
+        retry_after_ms: When to come back, where that is known.
+    """
 
     code: grpc.StatusCode
     details: str
-    trailing_metadata: tuple[tuple[str, str], ...] = ()
+    retry_after_ms: int | None = None
+
+    @property
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What gRPC clients obey by themselves."""
+        return () if self.retry_after_ms is None else (("grpc-retry-pushback-ms", str(self.retry_after_ms)),)
 
 
 def refusal(error: Exception) -> Refusal:
@@ -45,6 +56,5 @@ def refusal(error: Exception) -> Refusal:
         return Refusal(code, f"internal error; the server's log has the reason under request id {request_id}")
     if isinstance(error, QueueFull):
         # At least a millisecond: clients read 0 as "at once".
-        pushback_ms = max(1, math.ceil(error.retry_after_s * 1000))
-        return Refusal(code, str(error), (("grpc-retry-pushback-ms", str(pushback_ms)),))
+        return Refusal(code, str(error), max(1, math.ceil(error.retry_after_s * 1000)))
     return Refusal(code, str(error))

@@ -1,6 +1,7 @@
 """Between messages and arrays: what is checked on the way in, how answers are written on the way out."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from protos.digits.v1 import digits_pb2
 from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels
 from serve.errors import InvalidRequest
+from serve.status import Refusal
 
 
 def read_pixels(request: digits_pb2.ClassifyRequest, *, max_images: int) -> Pixels:
@@ -69,6 +71,19 @@ def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> byt
     return head.SerializeToString() + predictions.tobytes()
 
 
+def write_streamed(answer: bytes) -> bytes:
+    """The serialised `ClassifyStreamResponse` around a serialised `ClassifyResponse`."""
+    fields = digits_pb2.ClassifyStreamResponse.DESCRIPTOR.fields_by_name
+    return bytes((_tag(fields["response"].number, _LENGTH), *_varint(len(answer)))) + answer
+
+
+def write_refusal(refusal: Refusal) -> bytes:
+    """The serialised `ClassifyStreamResponse` of a request that is not answered."""
+    number: int = refusal.code.value[0]
+    message = digits_pb2.Refusal(code=number, message=refusal.details, retry_after_ms=refusal.retry_after_ms or 0)
+    return digits_pb2.ClassifyStreamResponse(refusal=message).SerializeToString()
+
+
 @functools.cache
 def _prediction(top_k: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
     """One `Prediction` inside a `ClassifyResponse`, every byte in place but the values: [1], structured.
@@ -112,3 +127,11 @@ _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
 
 def _tag(number: int, encoding: int) -> int:
     return number << 3 | encoding
+
+
+def _varint(number: int) -> Iterator[int]:
+    """Seven bits a byte, the lowest first; all but the last byte say that more come."""
+    while number >> 7:
+        yield number & 0x7F | 0x80
+        number >>= 7
+    yield number

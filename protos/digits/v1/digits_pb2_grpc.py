@@ -39,6 +39,11 @@ class DigitRecognizerStub:
                 request_serializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/digits.v1.DigitRecognizer/ClassifyStream',
+                request_serializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/digits.v1.DigitRecognizer/GetModel',
                 request_serializer=protos_dot_digits_dot_v1_dot_digits__pb2.GetModelRequest.SerializeToString,
@@ -63,6 +68,17 @@ class DigitRecognizerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies requests as they come, over one call: the cheapest way to send many. There is one answer per request,
+        in their order. What `Classify` would refuse is answered in its place, and the stream goes on. The call's deadline
+        is that of the whole stream.
+
+        Requests that come faster than their answers are read wait on the caller's side: both must be done at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Describes a served model. NOT_FOUND when this server has no such model or version.
         """
@@ -77,6 +93,11 @@ def add_DigitRecognizerServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.FromString,
                     response_serializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.FromString,
+                    response_serializer=protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -111,6 +132,33 @@ class DigitRecognizer:
             '/digits.v1.DigitRecognizer/Classify',
             protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.SerializeToString,
             protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/digits.v1.DigitRecognizer/ClassifyStream',
+            protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyRequest.SerializeToString,
+            protos_dot_digits_dot_v1_dot_digits__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
