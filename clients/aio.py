@@ -63,7 +63,7 @@ class AsyncDigitClient:
         timeout_s: float | None = None,
     ) -> AsyncIterator[Classification | DigitError]:
         """See `DigitClient.classify_stream`; the batches are taken by a task of their own."""
-        failed: list[BaseException] = []
+        failed: list[Exception] = []
 
         async def requests() -> AsyncIterator[digits_pb2.ClassifyRequest]:
             try:

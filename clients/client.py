@@ -92,13 +92,13 @@ class DigitClient:
         Raises:
             DigitError: The stream has ended; what was not answered by then may be sent again.
         """
-        failed: list[BaseException] = []
+        failed: list[Exception] = []
 
         def requests() -> Iterator[digits_pb2.ClassifyRequest]:
             try:
                 for images in batches:
                     yield wire.to_request(images, model=model, version=version, top_k=top_k)
-            except BaseException as error:  # on gRPC's thread, which would only print it
+            except Exception as error:  # on gRPC's thread, which would only print it
                 failed.append(error)
                 call.cancel()
 
