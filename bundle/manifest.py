@@ -121,6 +121,11 @@ class Plan:
     build_seconds: float
     parity: Parity | None
 
+    def __post_init__(self) -> None:
+        """Refuse a plan that would take no batch."""
+        if not self.profiles:
+            raise ManifestError("a plan has no profiles; at least one was expected; build it again")
+
     @property
     def file_name(self) -> str:
         """The plan's name in the bundle: its fingerprint."""
@@ -257,10 +262,11 @@ def _read_dataclass(kind: type, value: Any, where: str) -> Any:
     missing, unknown = sorted(fields.keys() - entries.keys()), sorted(entries.keys() - fields.keys())
     if missing or unknown:
         raise ManifestError(f"{where}: missing fields {missing}, unknown fields {unknown}; export the model again")
+    values = {name: _read(fields[name], entries[name], f"{where}.{name}") for name in fields}
     try:
-        return kind(**{name: _read(fields[name], entries[name], f"{where}.{name}") for name in fields})
+        return kind(**values)
     except ManifestError as error:
-        raise ManifestError(f"{where}: {error}" if str(error).startswith("batch sizes") else str(error)) from error
+        raise ManifestError(str(error) if kind is Manifest else f"{where}: {error}") from error
 
 
 def _read_float(value: Any, where: str) -> float:

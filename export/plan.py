@@ -5,6 +5,10 @@ typed network); the builder's precision flags, which version 11 no longer has, a
 None, False or -1 when they fail and leave the reason with the logger or the parser: each is asked.
 """
 
+import logging
+import signal
+import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -67,8 +71,10 @@ class Plan:
     seconds: float
 
 
+log = logging.getLogger(__name__)
+
 Report = Callable[[str, float], None]
-"""Called with the name of the builder's step and how much of it is done, 0 to 1."""
+"""Called with the name of the builder's step and how much of it is done, 0 to 1. It must not raise."""
 
 
 def build(graph: bytes, precision: Precision, options: BuildOptions, report: Report = lambda step, done: None) -> Plan:
@@ -84,7 +90,21 @@ def build(graph: bytes, precision: Precision, options: BuildOptions, report: Rep
         PlanError: The parser, the audit or the builder refused; the message has their reason.
         KeyboardInterrupt: Ctrl-C was pressed; the builder has stopped.
     """
-    LOGGER.errors.clear()
+    monitor = _Monitor(report)
+    started = time.perf_counter()
+    with _interrupts(monitor):
+        content, audit = _build(graph, precision, options, monitor)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if content is None:
+        raise PlanError(f"the builder refused the network: {LOGGER.reasons()}")
+    return Plan(content=content, audit=audit, seconds=time.perf_counter() - started)
+
+
+def _build(
+    graph: bytes, precision: Precision, options: BuildOptions, monitor: "_Monitor"
+) -> tuple[bytes | None, Audit]:
+    LOGGER.clear()
     try:
         builder = trt.Builder(LOGGER)
     except TypeError as error:  # what the bindings make of no builder at all
@@ -97,16 +117,10 @@ def build(graph: bytes, precision: Precision, options: BuildOptions, report: Rep
     _configure(config, options)
     for profile in options.profiles:
         _add_profile(builder, config, profile)
-    monitor = _Monitor(report)
     config.progress_monitor = monitor
-    started = time.perf_counter()
     with _timing_cache(config, options.timing_cache):
         content = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
-    if content is None:
-        raise PlanError(f"the builder refused the network: {LOGGER.reasons()}")
-    return Plan(content=bytes(content), audit=audit, seconds=time.perf_counter() - started)
+    return None if content is None else bytes(content), audit
 
 
 def version() -> str:
@@ -163,6 +177,9 @@ def _configure(config: "trt.IBuilderConfig", options: BuildOptions) -> None:
     config.builder_optimization_level = options.builder_level
     # On by default, it would give FP32 layers the eleven bits of FP16.
     config.clear_flag(trt.BuilderFlag.TF32)
+    # Of TensorRT for RTX: memory that it fetched at run time could not be part of a CUDA graph.
+    if flag := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+        config.set_flag(flag)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.compatibility != "none":
@@ -189,23 +206,38 @@ def _timing_cache(config: "trt.IBuilderConfig", path: Path | None) -> Iterator[N
     except OSError:
         known = b""
     cache = config.create_timing_cache(known)
-    # It is of another machine or version: False, and the builder begins with none.
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another machine or version: begin anew
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     yield
-    learnt = config.get_timing_cache()
-    content = bytes(learnt.serialize()) if learnt else b""
-    if content and content != known:
+    learnt = bytes(cache.serialize())
+    if learnt == known:
+        return
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(learnt)
+        Path(file.name).replace(path)
+    except OSError as error:  # no reason to lose a plan that took minutes
+        log.warning("kernels' times were not kept: %s: %s", path, error.strerror)
+
+
+@contextmanager
+def _interrupts(monitor: "_Monitor") -> Iterator[None]:
+    """Make Ctrl-C a wish that the builder is told of: the library swallows what is raised while it calls us."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, frame: monitor.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Monitor(trt.IProgressMonitor):
-    """Passes the builder's progress on, and Ctrl-C to the builder.
-
-    An exception raised in here would be printed and swallowed.
-    """
+    """Passes the builder's progress on, and the wish to stop to the builder."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
@@ -213,16 +245,17 @@ class _Monitor(trt.IProgressMonitor):
         self._report = report
         self._steps: dict[str, int] = {}
 
+    def interrupt(self) -> None:
+        """Stop the builder after its next step."""
+        self.interrupted = True
+
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         """Called by the builder, on its own threads as well."""
         self._steps[phase_name] = num_steps
 
     def step_complete(self, phase_name: str, step: int) -> bool:
         """Called by the builder; False stops it."""
-        try:
-            self._report(phase_name, min(1.0, (step + 1) / max(1, self._steps.get(phase_name, 1))))
-        except KeyboardInterrupt:
-            self.interrupted = True
+        self._report(phase_name, min(1.0, (step + 1) / max(1, self._steps.get(phase_name, 1))))
         return not self.interrupted
 
     def phase_finish(self, phase_name: str) -> None:

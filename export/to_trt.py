@@ -73,7 +73,7 @@ class Options(to_onnx.Target):
     compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
     """Which GPUs besides this one's kind may run the plan: ampere_plus all since Ampere, same_compute_capability those
     of one generation. Costs speed: fewer kernels can be used. TensorRT for RTX ignores it: its plans fit all RTX
-    GPUs."""
+    GPUs. The gate checks the plan on this one."""
 
     version_compatible: bool = False
     """Let later versions of TensorRT run the plan. Costs size, for it then brings a runtime of its own, which this
@@ -174,7 +174,7 @@ def add_plan(bundle: Bundle, options: Options, tolerances: Tolerances) -> Bundle
     print(f"  plan of {len(built.content):,} bytes in {built.seconds:.1f} s; audit: {_audit_line(audit)}")
     plan = Plan(
         product=product.name,
-        version=builder.version(),
+        version=product.version() or builder.version(),
         gpu=gpu if isinstance(gpu, Gpu) else None,
         precision=options.precision,
         graph_sha256=bundle.manifest.files[graph].sha256,
@@ -220,7 +220,7 @@ def _check(
     dataset = to_onnx.load_data(bundle.manifest.checkpoint.trained["data"], data_root)
     with open_onnx_runtime(bundle.read(GRAPH), threads=torch.get_num_threads()) as reference:
         test = TestSet.of(dataset, "onnx fp32", lambda pixels: gate.in_batches(reference.run, pixels, [256]))
-    with open_tensorrt(content, plan) as engine, to_onnx.announced() as announce:
+    with open_tensorrt(content, plan, own=True) as engine, to_onnx.announced() as announce:
         assert isinstance(engine, TensorRtEngine)
         check = gate.check_engine(plan.file_name, test, engine.run, tolerances, engine.sizes, each=True)
         return test, announce(check)

@@ -181,6 +181,10 @@ def _select(bundle: Bundle, config: ServeConfig) -> Selection:
         selection = select(bundle, config.engine)
     except BundleError as error:
         raise StartupError(str(error)) from error
+    if config.slots is not None and selection.most_slots is not None and config.slots > selection.most_slots:
+        raise StartupError(
+            f"--slots is {config.slots}; {config.engine} on this GPU takes at most {selection.most_slots}"
+        )
     largest = selection.largest_batch
     if config.max_batch is not None and largest is not None and config.max_batch > largest:
         raise StartupError(

@@ -25,7 +25,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from serve.engines import CLASSES, IMAGE_SHAPE, Engine, OpenEngine, Pixels, Probabilities
-from serve.errors import DeadlineExceeded, EngineFault, QueueFull, ServeError, Unavailable
+from serve.errors import DeadlineExceeded, EngineFault, EngineLost, QueueFull, ServeError, Unavailable
 from serve.queue import Job, Queue, Slice
 
 log = logging.getLogger(__name__)
@@ -260,6 +260,8 @@ class Batcher:
         except Exception as error:
             log.exception("engine call failed")
             self._call_loop(self._fail_batch, batch, EngineFault(f"{type(error).__name__}: {error}"))
+            if isinstance(error, EngineLost):
+                raise
             return
         self._call_loop(self._deliver, batch, probabilities, started, self._clock())
 

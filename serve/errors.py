@@ -8,6 +8,7 @@ ServeError
 ├── DeadlineExceeded     the caller's time ran out
 ├── Unavailable          the server is starting, draining or broken; another one can be asked at once
 └── EngineFault          the engine failed on this request's batch
+    └── EngineLost       and will fail on every other
 
 The text of every class but EngineFault reaches the caller; `status` maps the classes to gRPC.
 """
@@ -47,3 +48,7 @@ class Unavailable(ServeError):
 
 class EngineFault(ServeError):
     """The engine failed. The message is for the log, not for the caller."""
+
+
+class EngineLost(EngineFault):
+    """The engine failed and cannot recover: its device is gone, or in a state that only a new process leaves."""

@@ -95,7 +95,7 @@ class RunFolder:
             raise RunError(f"there is no run in {self.path}; start it without --resume, or check --name and --runs")
         make_folder(self.path, "choose a folder with --runs")
         try:
-            with FileLock(self.path / "run.lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=0):
                 self._check(resume=resume, overwrite=overwrite)
                 yield
         except Timeout as error:

@@ -69,6 +69,8 @@ class OnnxRuntimeCudaEngine:
     def __init__(self, session: Any, sizes: list[int]) -> None:
         self.sizes = sizes
         self._shots = [_Shot(session, size) for size in sizes]
+        for shot in self._shots:  # recorded now, so that no caller waits for it
+            shot.run(np.zeros((shot.size, *IMAGE_SHAPE), np.uint8))
 
     def run(self, pixels: Pixels) -> Probabilities:
         """See `Engine.run`; a batch is padded to the next of the sizes."""
@@ -81,6 +83,8 @@ class OnnxRuntimeCudaEngine:
 @contextmanager
 def open_onnx_runtime_cuda(graph: bytes, *, largest_batch: int) -> Iterator[Engine]:
     """Load an FP16 graph on the first GPU.
+
+    One engine in a process: the library records CUDA graphs in a mode that any other thread's use of the GPU spoils.
 
     Args:
         graph: The serialised graph.

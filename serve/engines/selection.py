@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bundle import Bundle
 from bundle.manifest import Gpu, Graph, Plan
 from serve.engines import products
-from serve.engines.engine import OpenEngine
+from serve.engines.engine import IMAGE_SHAPE, OpenEngine
 from serve.engines.gpu import find_gpu
 from serve.engines.onnx_runtime import (
     GRAPH,
@@ -25,11 +27,14 @@ from serve.engines.onnx_runtime import (
     open_onnx_runtime,
     open_onnx_runtime_cuda,
 )
-from serve.errors import StartupError
+from serve.errors import EngineFault, StartupError
 
 EngineName = Literal["auto", "onnxruntime", "onnxruntime-int8", "onnxruntime-cuda", "tensorrt"]
 
 log = logging.getLogger(__name__)
+
+# Major compute capability of the first GPUs that plans for `ampere_plus` run on.
+_AMPERE = 8
 
 # A CPU gains nothing from larger batches, and all callers of a batch wait for its end.
 _CPU_BATCH = 32
@@ -51,6 +56,7 @@ class Selection:
         slots: How many engines to open unless configured otherwise.
         batch: Most images in one call unless configured otherwise.
         largest_batch: Most images that one call can take; None for any number.
+        most_slots: Most engines that one process can open; None for any number.
     """
 
     file: str
@@ -59,6 +65,7 @@ class Selection:
     slots: int
     batch: int
     largest_batch: int | None = None
+    most_slots: int | None = None
 
 
 def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
@@ -66,8 +73,8 @@ def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
 
     Args:
         bundle: What to serve.
-        wanted: `auto` takes the fastest that was checked by the parity gate on this kind of machine, and falls back to
-            the next; a name takes that one or none.
+        wanted: `auto` takes the first of a plan that the parity gate has checked on a GPU, the FP16 graph on the GPU,
+            and the CPU, that opens and answers; a name takes that one or none.
 
     Raises:
         StartupError: The wanted engine cannot serve this bundle on this machine; the message says why.
@@ -79,6 +86,8 @@ def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
     gpu = find_gpu()
     if isinstance(gpu, str):
         if wanted == "auto":
+            if bundle.manifest.plans:
+                log.warning("the bundle's plans are not served: %s", gpu)
             return _fastest_on_cpu(bundle)
         raise StartupError(f"--engine {wanted} needs an NVIDIA GPU: {gpu}; --engine onnxruntime serves on the CPU")
     if wanted == "tensorrt":
@@ -100,18 +109,36 @@ def mismatch(plan: Plan, bundle: Bundle, gpu: Gpu) -> str | None:
         return f"it is of {plan.product} {plan.version}, which is not installed here ({product.install})"
     if version != plan.version:
         return f"it is of {plan.product} {plan.version}, here is {version}"
-    if plan.gpu is None:
+    if plan.options.get("version_compatible"):
+        return "it brings a runtime of its own, which this server does not load"
+    if plan.gpu is None or _is_portable(plan, plan.gpu, gpu):
         return None
     theirs, ours = (f"{each.name} (compute capability {each.compute_capability})" for each in (plan.gpu, gpu))
     return f"it is of {theirs}, here is {ours}" if theirs != ours else None
+
+
+def _is_portable(plan: Plan, built: Gpu, here: Gpu) -> bool:
+    """Whether a plan was built for GPUs like this one, too."""
+    if plan.product == products.TENSORRT_RTX.name:
+        return True
+    match plan.options.get("compatibility"):
+        case "same_compute_capability":
+            return built.compute_capability == here.compute_capability
+        case "ampere_plus":
+            return int(here.compute_capability.partition(".")[0]) >= _AMPERE
+        case _:
+            return False
 
 
 def _fastest(bundle: Bundle, gpu: Gpu) -> Selection:
     attempts = [functools.partial(_with_plan, bundle, gpu, unchecked=False)] if bundle.manifest.plans else []
     for attempt in (*attempts, functools.partial(_on_gpu, bundle)):
         try:
-            return attempt()
-        except StartupError as error:
+            selection = attempt()
+            with selection.open() as engine:  # what a GPU lacks often shows only now
+                engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+            return selection
+        except (StartupError, EngineFault) as error:
             log.warning("%s; falling back", error)
     return _fastest_on_cpu(bundle)
 
@@ -138,8 +165,11 @@ def _preferred(bundle: Bundle) -> Iterator[tuple[str, Plan]]:
 
 
 def _of_plan(bundle: Bundle, name: str, plan: Plan) -> Selection:
-    products.choose(products.PRODUCTS[plan.product])
-    from serve.engines.tensorrt import open_tensorrt  # imports TensorRT
+    try:
+        products.choose(products.PRODUCTS[plan.product])
+        from serve.engines.tensorrt import open_tensorrt  # imports TensorRT
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StartupError(f"{plan.product} cannot be loaded: {error}") from error
 
     if plan.parity is None:
         log.warning("%s has not been checked on a GPU", name)
@@ -150,7 +180,7 @@ def _of_plan(bundle: Bundle, name: str, plan: Plan) -> Selection:
         accuracy=(plan.parity or graph.parity).candidate_accuracy,
         open=functools.partial(open_tensorrt, bundle.read(name), plan),
         slots=_GPU_SLOTS,
-        batch=largest,
+        batch=min(largest, _GPU_BATCH),
         largest_batch=largest,
     )
 
@@ -165,7 +195,8 @@ def _on_gpu(bundle: Bundle) -> Selection:
         file=HALF_GRAPH,
         accuracy=_graph(bundle, HALF_GRAPH).parity.candidate_accuracy,
         open=functools.partial(open_onnx_runtime_cuda, bundle.read(HALF_GRAPH), largest_batch=_GPU_BATCH),
-        slots=_GPU_SLOTS,
+        slots=1,
+        most_slots=1,
         batch=_GPU_BATCH,
         largest_batch=_GPU_BATCH,
     )

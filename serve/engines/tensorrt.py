@@ -6,6 +6,8 @@ padding holds does not matter, since an image's answer does not depend on its co
 """
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,10 @@ import numpy.typing as npt
 
 from bundle.manifest import INPUT, OUTPUT, Plan, Profile
 from serve.engines import products
+from serve.engines.cuda_graph import CaptureError, CudaGraph
 from serve.engines.engine import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Engine, Pixels, Probabilities
 from serve.engines.gpu import INSTALL
-from serve.errors import EngineFault, StartupError
+from serve.errors import EngineFault, EngineLost, StartupError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -28,29 +31,42 @@ log = logging.getLogger(__name__)
 
 _FLOAT_BYTES = 4
 
-# Without a GPU the library remarks on that in every step; it is not why something failed.
+# Errors that are remembered at a time.
+_ERRORS = 20
+
+# While one engine records its graphs, others of this process must leave the GPU alone.
+_OPENING = threading.Lock()
+
+# Without a GPU the library remarks on that in every step; why something failed is the other errors, if there are any.
 _ECHOES = ("cudaError 35", "CUDA driver version is insufficient", "CUDA initialization failure")
 
 
 class Logger(trt.ILogger):
-    """Keeps the errors and passes warnings on."""
+    """Keeps the latest errors and passes warnings on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.errors: list[str] = []
+        self._errors: deque[str] = deque(maxlen=_ERRORS)
+        self._echoes: deque[str] = deque(maxlen=1)
 
     def log(self, severity: "trt.ILogger.Severity", message: str) -> None:
         """Called by the library."""
-        if any(echo in message for echo in _ECHOES):
-            return
-        if severity <= trt.ILogger.Severity.ERROR:
-            self.errors.append(message.strip())
+        text = message.strip()
+        if any(echo in text for echo in _ECHOES):
+            self._echoes.append(text)
+        elif severity <= trt.ILogger.Severity.ERROR:
+            self._errors.append(text)
         elif severity == trt.ILogger.Severity.WARNING:
-            log.warning("TensorRT: %s", message.strip())
+            log.warning("TensorRT: %s", text)
+
+    def clear(self) -> None:
+        """Forget all errors, before a call whose own are wanted."""
+        self._errors.clear()
+        self._echoes.clear()
 
     def reasons(self) -> str:
-        """All errors since the list was cleared, each once."""
-        return "; ".join(dict.fromkeys(self.errors)) or "it gave no reason"
+        """All errors since then, each once."""
+        return "; ".join(dict.fromkeys(self._errors or self._echoes)) or "it gave no reason"
 
 
 # The library takes one logger per process, and ignores others.
@@ -72,6 +88,11 @@ class TensorRtEngine:
         """The batch sizes that it computes; smaller batches are padded to the next."""
         return [shot.size for shot in self._shots]
 
+    @property
+    def recorded(self) -> list[int]:
+        """Those of them that are CUDA graphs."""
+        return [shot.size for shot in self._shots if shot.recorded]
+
     def run(self, pixels: Pixels) -> Probabilities:
         """See `Engine.run`; at most as many images as the plan's largest batch."""
         for shot in self._shots:
@@ -85,12 +106,13 @@ class TensorRtEngine:
 
 
 @contextmanager
-def open_tensorrt(content: bytes, plan: Plan) -> Iterator[Engine]:
+def open_tensorrt(content: bytes, plan: Plan, *, own: bool = False) -> Iterator[Engine]:
     """Load a plan on this thread.
 
     Args:
-        content: The plan. It is code, so it must come from a bundle whose digests have been checked.
+        content: The plan. It is a program: digests say that it is the one that was published, not who published it.
         plan: What the manifest says of it.
+        own: It was built by this process, and may bring code of its own, as version-compatible plans do.
 
     Raises:
         StartupError: The plan is not for this machine, or the GPU or its memory cannot be had.
@@ -101,28 +123,32 @@ def open_tensorrt(content: bytes, plan: Plan) -> Iterator[Engine]:
         raise StartupError(f"cuda-core is not installed; {INSTALL}") from error
     with ExitStack() as stack:
         try:
-            device = Device(0)
-            device.set_current()
-            stream = device.create_stream()
-            stack.callback(stream.close)
-            engine = _load(content, plan)
-            shots = [_open_shot(engine, device, stream, size, index) for size, index in _sizes(plan.profiles)]
-        except (StartupError, EngineFault) as error:
-            raise StartupError(f"the plan cannot be used: {error}") from error
+            with _OPENING:
+                device = Device(0)
+                device.set_current()
+                stream = device.create_stream()
+                stack.callback(stream.close)
+                engine = _load(content, plan, own=own)
+                shots = []
+                for size, profile in _sizes(plan.profiles):
+                    shots.append(_open_shot(engine, device, stream, size, profile))
+                    stack.callback(shots[-1].close)
+        except StartupError:
+            raise
         except Exception as error:  # CUDA's libraries raise a dozen unrelated classes
             raise StartupError(f"the GPU cannot be used: {error}") from error
-        for shot in shots:
-            stack.callback(shot.close)
         yield TensorRtEngine(shots, plan)
 
 
-def _load(content: bytes, plan: Plan) -> "trt.ICudaEngine":
-    LOGGER.errors.clear()
+def _load(content: bytes, plan: Plan, *, own: bool) -> "trt.ICudaEngine":
+    LOGGER.clear()
     runtime = trt.Runtime(LOGGER)
+    if own:
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise StartupError(
-            f"{plan.product} {trt.__version__} refuses it ({LOGGER.reasons()}); "
+            f"{plan.product} {trt.__version__} refuses the plan ({LOGGER.reasons()}); "
             "build it on this machine with python -m export.to_trt --bundle DIR"
         )
     return engine
@@ -156,7 +182,7 @@ class _Shot:
         self.probabilities: npt.NDArray[np.float32] = _view(self._made, np.float32).reshape(size, CLASSES)
         # A waiting thread that spins takes its core from the front end.
         self._done = device.create_event(EventOptions(blocking_sync=True))
-        self._graph: Any = None
+        self._graph: CudaGraph | None = None
 
     def bind(self) -> None:
         """Tell the context its shape and its buffers.
@@ -175,24 +201,19 @@ class _Shot:
     def record(self) -> None:
         """Record the graph, and keep it only if it gives what a plain run gives.
 
-        A capture can fail without a word and then replay nothing.
+        A recording can fail without a word and then replay nothing.
         """
         self.pixels[:] = np.random.default_rng(0).integers(0, 256, self.pixels.shape, np.uint8)
-        self._enqueue(self._stream)  # what is set up at the first run must not be recorded
+        self._enqueue()  # what is set up at the first run must not be recorded
         self._stream.sync()
         expected = self.probabilities.copy()
-        builder = self._stream.create_graph_builder().begin_building("thread_local")
         try:
-            self._enqueue(builder)
-            graph = builder.end_building().complete()
-        except EngineFault as error:
-            builder.end_building()
+            graph = CudaGraph.record(int(self._stream.handle), self._enqueue)
+        except CaptureError as error:
             log.warning("batches of %d run without a CUDA graph: %s", self.size, error)
             return
-        finally:
-            builder.close()
         self.probabilities[:] = np.nan
-        graph.launch(self._stream)
+        graph.launch()
         self._stream.sync()
         if np.array_equal(self.probabilities, expected):
             self._graph = graph
@@ -200,13 +221,25 @@ class _Shot:
             graph.close()
             log.warning("batches of %d run without a CUDA graph: its replay gave other answers", self.size)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether a batch costs one launch."""
+        return self._graph is not None
+
     def run(self, pixels: Pixels) -> Probabilities:
-        """Classify up to `size` images."""
+        """Classify up to `size` images.
+
+        Raises:
+            EngineLost: CUDA failed, which it does for good.
+        """
         count = len(pixels)
         self.pixels[:count] = pixels
-        self._launch()
-        self._stream.record(self._done)
-        self._done.sync()
+        try:
+            self._launch()
+            self._stream.record(self._done)
+            self._done.sync()
+        except Exception as error:  # CUDA's libraries raise a dozen unrelated classes
+            raise EngineLost(f"the GPU failed on a batch of {self.size}: {error}") from error
         return self.probabilities[:count].copy()
 
     def device_seconds(self, launches: int = 50) -> float:
@@ -223,17 +256,16 @@ class _Shot:
 
     def _launch(self) -> None:
         if self._graph is None:
-            self._enqueue(self._stream)
+            self._enqueue()
         else:
-            self._graph.launch(self._stream)
+            self._graph.launch()
 
-    def _enqueue(self, stream: Any) -> None:
-        """Copy, compute, copy; `stream` is a stream, or a graph in the making."""
-        handle = int(getattr(stream, "stream", stream).handle)
-        self._taken.copy_to(self._input, stream=stream)
-        if not self._context.execute_async_v3(handle):
+    def _enqueue(self) -> None:
+        """Copy, compute, copy."""
+        self._taken.copy_to(self._input, stream=self._stream)
+        if not self._context.execute_async_v3(int(self._stream.handle)):
             raise EngineFault(f"a batch of {self.size} was refused: {LOGGER.reasons()}")
-        self._output.copy_to(self._made, stream=stream)
+        self._output.copy_to(self._made, stream=self._stream)
 
     def close(self) -> None:
         """Give everything back."""
@@ -244,7 +276,8 @@ class _Shot:
 
 
 def _open_shot(engine: "trt.ICudaEngine", device: Any, stream: Any, size: int, profile: int) -> _Shot:
-    context = engine.create_execution_context()
+    LOGGER.clear()
+    context = engine.create_execution_context(_runtime_config(engine))
     if context is None:
         raise EngineFault(f"no memory for batches of {size}: {LOGGER.reasons()}; build with a smaller --batch")
     if not context.set_optimization_profile_async(profile, int(stream.handle)):
@@ -253,6 +286,15 @@ def _open_shot(engine: "trt.ICudaEngine", device: Any, stream: Any, size: int, p
     shot.bind()
     shot.record()
     return shot
+
+
+def _runtime_config(engine: "trt.ICudaEngine") -> "trt.IRuntimeConfig":
+    config = engine.create_runtime_config()
+    # TensorRT for RTX would compile the kernels for this size in the background, and the graph would keep the slow ones
+    # that serve until then. TensorRT itself has nothing to compile, and no such setting.
+    if strategies := getattr(trt, "DynamicShapesKernelSpecializationStrategy", None):
+        setattr(config, "dynamic_shapes_kernel_specialization_strategy", strategies.EAGER)  # noqa: B010
+    return config
 
 
 def _view(buffer: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:

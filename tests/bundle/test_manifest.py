@@ -46,7 +46,7 @@ plans = st.builds(
     gpu=st.none() | st.builds(Gpu, name=st.text(), compute_capability=st.text(), driver=st.text()),
     precision=st.sampled_from(["fp16", "fp32"]),
     graph_sha256=digests,
-    profiles=st.lists(profiles, max_size=2),
+    profiles=st.lists(profiles, min_size=1, max_size=2),
     options=st.dictionaries(st.text(max_size=8), json_values, max_size=3),
     audit=st.dictionaries(st.text(max_size=8), st.dictionaries(st.text(max_size=8), counts, max_size=2), max_size=2),
     build_seconds=numbers,

@@ -1,5 +1,6 @@
 """Plans, built by the real builder of TensorRT for RTX, which needs no GPU; its refusals are provoked for real."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bundle.manifest import Profile
 from export import graph, half
 from export.errors import PlanError
 from export.plan import Audit, BuildOptions, build, version
+from serve.engines.tensorrt import LOGGER
 from train.models import ARCHITECTURES, Recogniser
 from train.models import build as build_network
 
@@ -192,18 +194,30 @@ def test_after_a_refusal_the_next_build_works_and_repeats_no_old_reason(good):
 # Ctrl-C
 
 
-def test_an_interrupt_stops_the_builder(good):
-    def interrupt(step: str, done: float) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("caller", ["progress", "logger"])
+def test_an_interrupt_stops_the_builder_wherever_the_library_calls_us(good, monkeypatch, caller):
+    """What is raised there the library would print and forget."""
+    pressed = []
 
+    def press(*_: object) -> None:
+        if not pressed:
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+
+    if caller == "logger":
+        monkeypatch.setattr(type(LOGGER), "log", press)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build(good, "fp16", BuildOptions(profiles=[PROFILE]), interrupt)
+        build(good, "fp16", BuildOptions(profiles=[PROFILE]), press if caller == "progress" else lambda *_: None)
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
     assert build_one(good).content
 
 
 PRESS_CTRL_C = """
 import os, signal, sys
 from export import plan, to_trt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
 build = plan.build
 def pressed(graph, precision, options, report):
     return build(graph, precision, options, lambda step, done: os.kill(os.getpid(), signal.SIGINT))
@@ -213,10 +227,11 @@ sys.exit(to_trt.main())
 """
 
 
-def test_ctrl_c_during_a_build_leaves_the_bundle_as_it_was(bundle):
-    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+def test_ctrl_c_during_a_build_leaves_the_bundle_as_it_was(bundle, tmp_path):
+    own = Path(shutil.copytree(bundle, tmp_path / "own"))
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
     done = subprocess.run(
-        [sys.executable, "-c", PRESS_CTRL_C, bundle], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", PRESS_CTRL_C, own], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "interrupted: no plan was published\n")
-    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before

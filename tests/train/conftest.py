@@ -68,5 +68,5 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "runs" / "test")
-    folder.path.mkdir(parents=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     return folder

@@ -78,7 +78,7 @@ def whole(tmp_path_factory) -> tuple[RunFolder, str]:
 class TestARunOfTwo:
     def test_writes_one_checkpoint_state_and_history_that_say_so(self, whole):
         folder, _ = whole
-        assert {file.name for file in folder.path.iterdir()} == {"best.pt", "last.pt", "history.json"}
+        assert {file.name for file in folder.path.iterdir()} == {"best.pt", "last.pt", "history.json", ".lock"}
         history = json.loads(folder.history.read_text())
         assert history["workers"] == 2
         assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
@@ -105,7 +105,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path):
     status, _, err = ended(torchrun("dropout_cnn", *flags(PLAIN), "--dropout", "0", "--runs", str(tmp_path)))
     assert status == 0, err
     alone = RunFolder(tmp_path / "alone")
-    alone.path.mkdir(parents=True)
+    alone.path.mkdir(parents=True, exist_ok=True)
     recipe = replace(RECIPES["dropout_cnn"](), **PLAIN, arguments={"dropout": 0.0})
     train(recipe, data.load("digits8x8"), alone, seed=0, device=CPU)
     (together, tested), (expected, expected_test) = numbers(RunFolder(tmp_path / "dropout_cnn")), numbers(alone)

@@ -67,7 +67,7 @@ def numbers(folder):
 
 def new_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.path.mkdir(parents=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -185,7 +185,7 @@ class TestAFittingPlan:
 
     def test_is_chosen_with_what_it_can_take_and_what_was_measured(self, opened, tmp_path):
         plan = self.plan(opened)
-        chosen = select(with_plans(opened, tmp_path / "b", plan))
+        chosen = select(with_plans(opened, tmp_path / "b", plan), "tensorrt")
         assert (chosen.file, chosen.accuracy) == (plan.file_name, 0.97)
         assert (chosen.slots, chosen.batch, chosen.largest_batch) == (2, 128, 128)
 
@@ -200,4 +200,4 @@ class TestAFittingPlan:
     async def test_larger_batches_than_it_takes_are_refused_at_the_start(self, opened, tmp_path):
         bundle = with_plans(opened, tmp_path / "b", self.plan(opened))
         with pytest.raises(StartupError, match=r"--max-batch is 256; .*\.plan takes at most 128 images at a time"):
-            await Server(ServeConfig(bundle=bundle.path, port=0, max_batch=256)).start()
+            await Server(ServeConfig(bundle=bundle.path, port=0, engine="tensorrt", max_batch=256)).start()

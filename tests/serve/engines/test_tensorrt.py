@@ -75,11 +75,13 @@ def test_without_a_gpu_a_plan_cannot_be_opened_and_the_reason_is_given():
 def test_the_logger_keeps_each_reason_once_and_drops_what_only_says_that_there_is_no_gpu():
     from serve.engines.tensorrt import trt
 
-    LOGGER.errors.clear()
+    LOGGER.clear()
     severity = trt.ILogger.Severity
     for message in ("bad node", "cudaError 35: no driver", "bad node", "worse"):
         LOGGER.log(severity.ERROR, message)
     LOGGER.log(severity.INFO, "all is well")
     assert LOGGER.reasons() == "bad node; worse"
-    LOGGER.errors.clear()
+    LOGGER.clear()
     assert LOGGER.reasons() == "it gave no reason"
+    LOGGER.log(severity.ERROR, "cudaError 35: no driver")
+    assert LOGGER.reasons() == "cudaError 35: no driver", "better than nothing"
