@@ -35,30 +35,36 @@ bench: .venv/ready ## Measure the server of `make demo` with h2load; writes benc
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.report
 
-gpu-check: .venv/ready ## Check and time every engine installed on this machine's GPU; writes benchmarks/results
-	$(BIN)/python -m benchmarks.gpu
+gpu-check: .venv-gpu/ready ## Check and time every engine installed on this machine's GPU; writes benchmarks/results
+	.venv-gpu/bin/python -m benchmarks.gpu
 
 proto: .venv/ready ## Generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto
 
 clean: ## Remove the virtual environment and caches; runs/ and data/ stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Each stamp says what has been installed; the whole includes what serving needs.
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: about 3 GB to download, some minutes without a word"
-	$(call install,cpu$(comma)client$(comma)train$(comma)export$(comma)dev)
+	$(call install,cpu$(comma)client$(comma)train$(comma)export$(comma)dev,.venv)
 	@touch .venv/serving $@
 
 .venv/serving: pyproject.toml constraints.txt
 	@echo "installing into .venv: about 60 MB to download"
-	$(call install,cpu)
+	$(call install,cpu,.venv)
+	@touch $@
+
+# An environment of its own: ONNX Runtime's builds for CPU and GPU share a module.
+.venv-gpu/ready: pyproject.toml constraints.txt
+	@echo "installing into .venv-gpu: about 6 GB to download, some minutes without a word"
+	$(call install,gpu$(comma)rtx$(comma)train$(comma)export,.venv-gpu)
 	@touch $@
 
 comma := ,
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than 3.11; name a newer one with 'make PYTHON=python3.12 …'" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
+	$(PYTHON) -m venv $(2)
+	$(2)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
 endef

@@ -1,18 +1,21 @@
 """`python -m benchmarks.gpu`: hold every engine that this machine's GPU can run against PyTorch in FP32, and time it.
 
-Each engine gets a process of its own, so that none inherits another's warm caches or libraries; what cannot run is
-listed with the reason. Beyond PyTorch nothing has to be installed for that. Latencies are of whole calls, from pixels
-in host memory to probabilities in host memory. Device times lie between two events on the engine's stream, over many
-launches in a row: of the network alone with PyTorch, of network and copies with TensorRT.
+Each engine gets a process of its own, for TensorRT and its sibling do not share one; the reference, in PyTorch, is
+computed in each. What cannot run is listed with the reason: beyond PyTorch nothing has to be installed. Latencies are
+of whole calls, from pixels in host memory to probabilities in host memory. Device times lie between two events on the
+engine's stream, over many launches in a row: of the network alone with compiled PyTorch, of network and copies with
+TensorRT.
 """
 
 import argparse
 import dataclasses
-import importlib.util
+import importlib
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,6 +48,7 @@ _MEASURE_S = 1.0
 _FEWEST_CALLS = 100
 _MOST_CALLS = 5000
 _MISSING = 3  # exit status of an engine that cannot run here
+_PATIENCE_S = 1800
 
 
 class Absent(Exception):
@@ -53,10 +57,19 @@ class Absent(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An opened engine: one call of it, and the seconds that a batch takes on the device, where that can be told."""
+    """An opened engine.
+
+    Attributes:
+        run: One call of it.
+        version: What it is, exactly.
+        device_seconds: How long a batch of this size takes on the device, where that can be told.
+        graphs: Batch sizes that are replayed as a CUDA graph; None where the library does not say.
+    """
 
     run: gate.Run
+    version: str
     device_seconds: Callable[[int], float | None] = lambda size: None
+    graphs: list[int] | None = None
 
 
 @contextmanager
@@ -86,7 +99,7 @@ def onnxruntime_cuda(folder: Path) -> Iterator[Candidate]:
     if not has_cuda():
         raise Absent("the installed onnxruntime has no CUDA provider; pip install '.[gpu]' brings the one that has")
     with open_onnx_runtime_cuda(Bundle.open(folder).read(HALF_GRAPH), largest_batch=max(SIZES)) as engine:
-        yield Candidate(engine.run)
+        yield Candidate(engine.run, f"onnxruntime {importlib.metadata.version('onnxruntime-gpu')}")
 
 
 @contextmanager
@@ -110,8 +123,10 @@ ENGINES = {
 
 
 def _require(module: str, install: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise Absent(f"{module} is not installed; {install}")
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise Absent(f"{module} cannot be loaded ({error}); {install}") from error
 
 
 def _recogniser(folder: Path) -> Recogniser:
@@ -134,7 +149,9 @@ def _in_torch(recogniser: Recogniser, *, compiled: bool = False) -> Candidate:
             answers: Probabilities = network(torch.from_numpy(padded).to(_DEVICE)).cpu().numpy()
         return answers[: len(pixels)]
 
-    return Candidate(run, lambda size: _time_in_torch(network, size))
+    version = f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
+    # Launched one by one, small batches leave the device waiting for the host between two operations.
+    return Candidate(run, version, (lambda size: _time_in_torch(network, size)) if compiled else lambda size: None)
 
 
 def _time_in_torch(network: Callable[[torch.Tensor], torch.Tensor], size: int, calls: int = 50) -> float:
@@ -178,7 +195,7 @@ def _open_plan(product: products.Product, folder: Path) -> Iterator[Candidate]:
     )
     with open_tensorrt(built.content, plan) as engine:
         assert isinstance(engine, TensorRtEngine)
-        yield Candidate(engine.run, engine.device_seconds)
+        yield Candidate(engine.run, f"{product.name} {version()}", engine.device_seconds, engine.recorded)
 
 
 def measure(name: str, folder: Path, data_root: Path | None) -> dict[str, Any]:
@@ -194,6 +211,8 @@ def measure(name: str, folder: Path, data_root: Path | None) -> dict[str, Any]:
         bounds = tolerances.DEFAULTS[precision]
         check = gate.check_engine(name, test, candidate.run, bounds, SIZES, each=True)
         return {
+            "version": candidate.version,
+            "cuda_graphs": candidate.graphs,
             "parity": dataclasses.asdict(check),
             "passed": check.passed,
             "batches": {str(size): _time(candidate, test.pixels[:size]) for size in SIZES},
@@ -229,14 +248,20 @@ def _time(candidate: Candidate, pixels: Pixels) -> dict[str, Any]:
 
 def _in_a_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures one engine in a process of its own; what it says when it cannot is the result, too."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--only", name, "--bundle", str(arguments.bundle)]
-    command += ["--data-root", str(arguments.data_root)] if arguments.data_root else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-    if done.returncode == 0:
-        result: dict[str, Any] = json.loads(done.stdout)
-        return result
-    return {"absent" if done.returncode == _MISSING else "failed": last.removeprefix("error: ")}
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"  # a file, for libraries print what they like
+        command = [sys.executable, "-m", "benchmarks.gpu", "--only", name, "--write", str(result)]
+        command += ["--bundle", str(arguments.bundle)]
+        command += ["--data-root", str(arguments.data_root)] if arguments.data_root else []
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"no result within {_PATIENCE_S} s"}
+        if done.returncode == 0:
+            measured: dict[str, Any] = json.loads(result.read_text())
+            return measured
+        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        return {"absent" if done.returncode == _MISSING else "failed": last.removeprefix("error: ")}
 
 
 def _line(name: str, result: dict[str, Any]) -> str:
@@ -250,6 +275,11 @@ def _line(name: str, result: dict[str, Any]) -> str:
     )
 
 
+def _driver() -> str | None:
+    gpu = find_gpu()
+    return gpu.driver if isinstance(gpu, Gpu) else None
+
+
 def check_gpu(arguments: argparse.Namespace) -> bool:
     """Measures every engine and writes what came of it; returns whether all that ran passed the gate."""
     name = torch.cuda.get_device_name()
@@ -261,7 +291,7 @@ def check_gpu(arguments: argparse.Namespace) -> bool:
     path = arguments.results / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     document = {
-        "gpu": {"name": name, "compute_capability": capability, "cuda": torch.version.cuda},
+        "gpu": {"name": name, "compute_capability": capability, "cuda": torch.version.cuda, "driver": _driver()},
         "bundle": arguments.bundle.name,
         "engines": results,
         "conditions": conditions(["torch", "numpy"]),
@@ -283,14 +313,15 @@ def main(words: Sequence[str] | None = None) -> int:
         "--data-root", type=Path, help="folder that holds MNIST/raw; default: $DIGITS_DATA_ROOT, else data"
     )
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="where to write gpu-NAME.json")
-    parser.add_argument("--only", choices=ENGINES, help="measure this engine in this process and print the result")
+    parser.add_argument("--only", choices=ENGINES, help="measure this engine, in this process")
+    parser.add_argument("--write", type=Path, default=Path("gpu-engine.json"), help="with --only, where to write it")
     arguments = parser.parse_args(words)
     if not torch.cuda.is_available():
         print("error: PyTorch sees no NVIDIA GPU; run this on a machine that has one", file=sys.stderr)
         return 1
     try:
         if arguments.only:
-            print(json.dumps(measure(arguments.only, arguments.bundle, arguments.data_root)))
+            save_json(arguments.write, measure(arguments.only, arguments.bundle, arguments.data_root))
             return 0
         return 0 if check_gpu(arguments) else 1
     except Absent as error:

@@ -46,7 +46,6 @@ def test_an_engine_is_held_against_the_reference_and_timed(model, monkeypatch, e
     monkeypatch.setattr(gpu, "_MEASURE_S", 0.01)
     monkeypatch.setattr(gpu, "_FEWEST_CALLS", 5)
     monkeypatch.setattr(gpu, "SIZES", (1, 8))
-    monkeypatch.setattr(gpu, "_time_in_torch", lambda network, size: 0.5)  # events are CUDA's
     result = json.loads(json.dumps(gpu.measure(engine, model, None)))
     assert result["passed"]
     assert result["parity"]["comparison"]["images"] == 360
@@ -55,13 +54,17 @@ def test_an_engine_is_held_against_the_reference_and_timed(model, monkeypatch, e
     for batch in result["batches"].values():
         assert batch["calls"] >= 5
         assert 0 < batch["microseconds"]["p50"] <= batch["microseconds"]["p99"]
-        assert batch["device_microseconds"] == 500_000
+        assert batch["device_microseconds"] is None
+    assert result["version"].startswith("torch ")
 
 
 @without_gpu
 @pytest.mark.parametrize(
     ("engine", "reason"),
-    [("onnxruntime_cuda", "no CUDA provider"), ("tensorrt", "tensorrt is not installed; pip install")],
+    [
+        ("onnxruntime_cuda", "no CUDA provider"),
+        ("tensorrt", r"tensorrt cannot be loaded \(No module named 'tensorrt'\); pip install"),
+    ],
 )
 def test_an_engine_that_is_not_installed_is_absent_with_the_reason(model, monkeypatch, engine, reason):
     monkeypatch.setattr(gpu, "_DEVICE", "cpu")
