@@ -3,9 +3,10 @@
 A free engine takes what is waiting, at once and up to the largest batch; nothing ever waits for a batch to fill. So
 batches grow exactly when the engines are the bottleneck.
 
-What one caller does never changes what another gets: pixels are checked before they come here, a caller that left or
-whose deadline passed is dropped before its images reach an engine, an engine's failure goes to the callers of that
-batch and no further, and answers are handed out one by one.
+What one caller does never changes what another gets: pixels are checked before they come here; a request that would
+not be answered by its deadline is refused at once, by what is known of the engine's speed; a caller that left, or
+whose deadline can no longer be met, is dropped before its images reach an engine; an engine's failure goes to the
+callers of that batch and no further; and answers are handed out one by one.
 
 Lifecycle: construct, `start` (opens and warms up every engine), `submit` many times, `drain` (answers what was
 accepted, refuses the rest), or `abort` (fails what is left). `start` and the callers' coroutines share one event loop.
@@ -25,7 +26,16 @@ from typing import TypeVar, cast
 import numpy as np
 
 from serve.engines import CLASSES, IMAGE_SHAPE, Engine, OpenEngine, Pixels, Probabilities
-from serve.errors import DeadlineExceeded, EngineFault, EngineLost, QueueFull, ServeError, Unavailable
+from serve.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineFault,
+    EngineLost,
+    QueueFull,
+    ServeError,
+    Unavailable,
+)
+from serve.estimate import EngineTime
 from serve.queue import Job, Queue, Slice
 
 log = logging.getLogger(__name__)
@@ -73,6 +83,8 @@ class Batcher:
         max_batch: Most images in one engine call.
         queue_images: Most images waiting; what would exceed it is refused.
         on_failure: Called on the event loop, once, when an engine thread has died and no request can be served.
+        engine_time: What is known of the engine's speed; it learns from every call.
+        clock: Seconds; the clock of all deadlines.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Batcher:
         max_batch: int,
         queue_images: int,
         on_failure: Callable[[], None] = lambda: None,
+        engine_time: EngineTime | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counts = Counts()
@@ -97,7 +110,9 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failed = False
-        self._seconds_per_image = 0.0
+        self._engine_time = engine_time or EngineTime()
+        # When each slot's call is expected to end; written by the engine threads, each its own entry.
+        self._busy_until: dict[int, float] = dict.fromkeys(range(slots), -math.inf)
         # Guards the queue and `_stopping`, which engine threads share with the loop. Held for microseconds only.
         self._condition = threading.Condition()
         self._queue = Queue(queue_images)
@@ -117,7 +132,7 @@ class Batcher:
         self._ended = [self._loop.create_future() for _ in range(self._slots)]
         for index, futures in enumerate(zip(ready, self._ended, strict=True)):
             # A daemon, so that an engine call that never returns cannot keep the process alive.
-            threading.Thread(target=self._work, args=futures, name=f"engine-{index}", daemon=True).start()
+            threading.Thread(target=self._work, args=(index, *futures), name=f"engine-{index}", daemon=True).start()
         try:
             engines = await asyncio.gather(*ready)
         except BaseException:
@@ -142,7 +157,8 @@ class Batcher:
 
         Raises:
             QueueFull: No room for N images more.
-            DeadlineExceeded: The deadline passed before the images reached an engine.
+            DeadlineUnreachable: By what is known of the engine, the answer would come too late.
+            DeadlineExceeded: The deadline passed before the images reached an engine, or came too near.
             Unavailable: Not started, draining, or an engine thread has died.
             EngineFault: The engine failed on one of this caller's batches.
         """
@@ -199,13 +215,29 @@ class Batcher:
                 raise QueueFull(
                     f"the queue holds {self._queue.images} of at most {self._queue.capacity} images, "
                     f"no room for {job.waiting} more; try again later or elsewhere",
-                    retry_after_s=self._queue.images * self._seconds_per_image / self._slots,
+                    retry_after_s=self._seconds_until(0, job.arrived),
+                )
+            if (late := job.arrived + self._seconds_until(job.waiting, job.arrived) - job.deadline) > 0:
+                self.counts.refused += 1
+                raise DeadlineUnreachable(
+                    f"with {self._queue.images} images waiting the answer would come {late * 1000:.1f} ms after the "
+                    "deadline; allow more time, or try again later or elsewhere",
+                    retry_after_s=self._seconds_until(0, job.arrived),
                 )
             self._queue.put(job)
             self._condition.notify()
         self.counts.accepted += 1
         self._accepted.add(job)
         self._idle.clear()
+
+    def _seconds_until(self, images: int, now: float) -> float:
+        """How long it takes until so many images more would be done, after all that is under way and waiting."""
+        busy = [max(0.0, end - now) for end in self._busy_until.values()]
+        batches, rest = divmod(self._queue.images + images, self.max_batch)
+        work = batches * self._engine_time(self.max_batch) + (self._engine_time(rest) if rest else 0.0)
+        # The slots share the work, but no request is done before a slot has been free for as long as it takes.
+        alone = min(busy) + (self._engine_time(min(images, self.max_batch)) if images else 0.0)
+        return max(alone, (sum(busy) + work) / self._slots)
 
     async def _stop(self, timeout_s: float | None = None) -> None:
         with self._condition:
@@ -216,30 +248,34 @@ class Batcher:
 
     # On the engine threads.
 
-    def _work(self, ready: asyncio.Future[Engine], ended: asyncio.Future[None]) -> None:
+    def _work(self, slot: int, ready: asyncio.Future[Engine], ended: asyncio.Future[None]) -> None:
         try:
             with self._open_engine() as engine:
                 self._warm_up(engine)
                 self._call_loop(_resolve, ready, engine)
                 buffer = np.empty((self.max_batch, *IMAGE_SHAPE), np.uint8)
                 while batch := self._next_batch():
-                    self._run(engine, buffer, batch)
+                    self._run(slot, engine, buffer, batch)
         except BaseException as error:  # the thread's outer edge: nobody may be left waiting for it
             self._call_loop(self._engine_died, ready, error)
         finally:
             self._call_loop(_resolve, ended, None)
 
     def _warm_up(self, engine: Engine) -> None:
-        """The first calls of a session allocate and compile; no caller should pay for that."""
-        for images in {1, self.max_batch}:
-            _check(engine.run(np.zeros((images, *IMAGE_SHAPE), np.uint8)), images)
+        """The first calls of a session allocate and compile; no caller should pay for that. The second are timed."""
+        for images in sorted({1, self.max_batch}):
+            pixels = np.zeros((images, *IMAGE_SHAPE), np.uint8)
+            _check(engine.run(pixels), images)
+            started = self._clock()
+            engine.run(pixels)
+            self._call_loop(self._engine_time.observe, images, self._clock() - started)
 
     def _next_batch(self) -> list[Slice]:
         """Wait until somebody waits, then take up to a batch; empty when there is to be no more."""
         expired: list[Job] = []
         with self._condition:
             while not self._stopping:
-                batch = self._queue.take(self.max_batch, self._clock(), expired.append)
+                batch = self._queue.take(self.max_batch, self._clock(), self._engine_time, expired.append)
                 if expired:
                     self._call_loop(self._expire, expired)
                     expired = []
@@ -251,8 +287,9 @@ class Batcher:
                 self._condition.wait()
         return []
 
-    def _run(self, engine: Engine, buffer: Pixels, batch: list[Slice]) -> None:
+    def _run(self, slot: int, engine: Engine, buffer: Pixels, batch: list[Slice]) -> None:
         started = self._clock()
+        self._busy_until[slot] = started + self._engine_time(sum(stop - start for _, start, stop in batch))
         try:
             pixels = _gather(batch, buffer)
             probabilities = engine.run(pixels)
@@ -263,6 +300,8 @@ class Batcher:
             if isinstance(error, EngineLost):
                 raise
             return
+        finally:
+            self._busy_until[slot] = -math.inf  # before anybody hears of the answers
         self._call_loop(self._deliver, batch, probabilities, started, self._clock())
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
@@ -277,7 +316,7 @@ class Batcher:
     def _deliver(self, batch: list[Slice], probabilities: Probabilities, started: float, finished: float) -> None:
         self.counts.executions += 1
         self.counts.images += len(probabilities)
-        self._seconds_per_image = (finished - started) / len(probabilities)
+        self._engine_time.observe(len(probabilities), finished - started)
         row = 0
         for job, start, stop in batch:
             job.probabilities[start:stop] = probabilities[row : row + stop - start]
@@ -308,7 +347,7 @@ class Batcher:
     def _expire(self, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if not job.waiter.done()]
         self.counts.expired += len(waiting)
-        self._settle(waiting, DeadlineExceeded("the deadline passed while the request waited for an engine"))
+        self._settle(waiting, DeadlineExceeded("the deadline passed, or came too near, while the request waited"))
 
     def _fail_batch(self, batch: list[Slice], error: EngineFault) -> None:
         self.counts.executions += 1

@@ -4,7 +4,9 @@ ServeError
 ├── StartupError         the server does not start: configuration, bundle, engine, port
 ├── InvalidRequest       the caller sent something that can never be answered
 ├── UnknownModel         the caller named a model or version that is not served
-├── QueueFull            the server is busy; the same call may succeed a moment later
+├── Busy                 the same call may succeed a moment later
+│   ├── QueueFull            too many images wait
+│   └── DeadlineUnreachable  the answer would come after the caller's deadline
 ├── DeadlineExceeded     the caller's time ran out
 ├── Unavailable          the server is starting, draining or broken; another one can be asked at once
 └── EngineFault          the engine failed on this request's batch
@@ -30,12 +32,20 @@ class UnknownModel(ServeError):
     """The request names a model or version that is not served here."""
 
 
-class QueueFull(ServeError):
-    """Too many images are waiting. `retry_after_s` is when room is to be expected, in seconds."""
+class Busy(ServeError):
+    """Too much is waiting for this request. `retry_after_s` is when that is expected to be done, in seconds."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QueueFull(Busy):
+    """There is no room for the images."""
+
+
+class DeadlineUnreachable(Busy):
+    """What waits already, and the request itself, take longer than the caller is willing to wait."""
 
 
 class DeadlineExceeded(ServeError):

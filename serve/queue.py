@@ -76,21 +76,24 @@ class Queue:
             del self._jobs[job]
             self.images -= job.waiting
 
-    def take(self, max_images: int, now: float, expired: Callable[[Job], None]) -> list[Slice]:
+    def take(
+        self, max_images: int, now: float, engine_time: Callable[[int], float], expired: Callable[[Job], None]
+    ) -> list[Slice]:
         """Remove and return up to `max_images` images in order of arrival; empty when nobody is waiting.
 
-        A job whose caller has gone is dropped; one whose deadline has passed is dropped and given to `expired`.
+        A job whose caller has gone is dropped; one that an engine that takes `engine_time` for so many images would not
+        answer by its deadline is dropped and given to `expired`.
         """
         batch: list[Slice] = []
         room = max_images
         while self._jobs and room:
             job = next(iter(self._jobs))
-            if job.waiter.done() or job.deadline <= now:
+            count = min(room, job.waiting)
+            if job.waiter.done() or job.deadline <= now + engine_time(max_images - room + count):
                 self.discard(job)
                 if not job.waiter.done():
                     expired(job)
                 continue
-            count = min(room, job.waiting)
             batch.append(Slice(job, job.taken, job.taken + count))
             job.taken += count
             self.images -= count

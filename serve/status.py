@@ -8,7 +8,9 @@ from typing import NamedTuple
 import grpc
 
 from serve.errors import (
+    Busy,
     DeadlineExceeded,
+    DeadlineUnreachable,
     EngineFault,
     InvalidRequest,
     QueueFull,
@@ -22,6 +24,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineUnreachable: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     EngineFault: grpc.StatusCode.INTERNAL,
@@ -54,7 +57,7 @@ def refusal(error: Exception) -> Refusal:
         request_id = uuid.uuid4().hex
         log.error("request %s failed", request_id, exc_info=error)
         return Refusal(code, f"internal error; the server's log has the reason under request id {request_id}")
-    if isinstance(error, QueueFull):
+    if isinstance(error, Busy):
         # At least a millisecond: clients read 0 as "at once".
         return Refusal(code, str(error), max(1, math.ceil(error.retry_after_s * 1000)))
     return Refusal(code, str(error))

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.batcher import Answer, Batcher
 from serve.engines import Pixels, Probabilities
-from serve.errors import DeadlineExceeded, EngineFault, QueueFull, Unavailable
+from serve.errors import DeadlineExceeded, EngineFault, EngineLost, QueueFull, Unavailable
 from tests.fakes import FakeEngine, answer_for, images
 from tests.serve.conftest import Serving
 
@@ -209,6 +209,19 @@ async def test_when_the_worker_dies_waiting_callers_get_an_error_and_nobody_hang
     assert failures == ["died"]
 
 
+async def test_an_engine_that_cannot_recover_takes_no_more_batches() -> None:
+    """A GPU that has failed fails on every batch: better no server than one that says it is well and answers none."""
+    engine, failures = FakeEngine(), []
+    async with running(engine, on_failure=lambda: failures.append("died")) as batcher:
+        engine.misbehave = [raising(EngineLost("the device fell off the bus"))]
+        with pytest.raises((EngineFault, Unavailable)):
+            await batcher.submit(images(1))
+        with pytest.raises(Unavailable, match="must be restarted"):
+            await batcher.submit(images(1))
+    assert failures == ["died"]
+    assert len(engine.batches) == 1
+
+
 async def test_when_the_worker_dies_health_turns_to_not_serving(serving: Serving) -> None:
     """Property 6, from outside: a watcher is told and callers are sent elsewhere."""
     engine = FakeEngine()
@@ -352,10 +365,12 @@ async def test_an_engine_that_cannot_be_opened_fails_the_start_and_leaves_no_thr
         raise RuntimeError("no such device")
 
     batcher = Batcher(refuse, slots=2, max_batch=4, queue_images=10)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="no such device"):
         await batcher.start()
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 async def test_abort_fails_those_who_wait_and_does_not_wait_for_an_engine_that_hangs() -> None:

@@ -59,7 +59,8 @@ class DigitRecognizerServicer:
 
         INVALID_ARGUMENT    pixels are no whole number of images, none, or more than the server's limit; top_k above 10
         NOT_FOUND           this server has no such model or version
-        RESOURCE_EXHAUSTED  the queue is full; `grpc-retry-pushback-ms` in the trailing metadata says when to try again
+        RESOURCE_EXHAUSTED  the queue is full, or too long for the caller's deadline; `grpc-retry-pushback-ms` in the
+        trailing metadata says when to try again
         DEADLINE_EXCEEDED   the caller's deadline passed first; the images were not necessarily classified
         UNAVAILABLE         the server is starting or draining; another replica can be tried at once
         INTERNAL            the engine failed; the message names the request id under which the server logged why
