@@ -7,13 +7,11 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
 
-import tyro
-
-from serve.config import ServeConfig
 from serve.errors import StartupError
+from serve.settings import parse, to_toml
 
 # Engine threads come back to the interpreter lock after every batch; at Python's own 5 ms they would wait for the
 # front end's turn to end, longer than most batches take.
@@ -26,30 +24,37 @@ _GC_THRESHOLD = 20_000
 def main() -> int:
     """Exit status: 0 when every accepted request was answered, 1 when some were not or the server could not start."""
     try:
-        config = tyro.cli(ServeConfig, prog="python -m serve", description=__doc__)
+        command = parse(sys.argv[1:], os.environ, __doc__)
+        config = command.serve
+        if command.print_config:
+            print(to_toml(config), end="")
+            return 0
         logging.basicConfig(
             level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _schedule_as_batch()
-        run = _import_run()
+        app = _import_app()
+        if command.check:
+            print(app.check(config))
+            return 0
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            drained = runner.run(run(config, functools.partial(_ready, config.host)))
+            drained = runner.run(app.run(config, functools.partial(_ready, config.host)))
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if drained else 1
 
 
-def _import_run() -> Callable[[ServeConfig, Callable[[int], None]], Coroutine[Any, Any, bool]]:
+def _import_app() -> ModuleType:
     """The server itself; what it needs comes with an extra that may not be installed."""
     try:
-        from serve.app import run
+        from serve import app
     except ModuleNotFoundError as error:
         raise StartupError(
             f"{error.name} is not installed; `pip install '.[cpu]'` brings what serving needs"
         ) from error
-    return run
+    return app
 
 
 def _schedule_as_batch() -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
+import numpy as np
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -22,7 +23,7 @@ from protos.digits.v1 import digits_pb2
 from serve import health
 from serve.batcher import Batcher
 from serve.config import ServeConfig
-from serve.engines import IMAGE_BYTES, Engine
+from serve.engines import IMAGE_BYTES, IMAGE_SHAPE, Engine
 from serve.engines.selection import Selection, select
 from serve.errors import StartupError
 from serve.servicer import SERVICE, DigitRecognizer, handler
@@ -161,6 +162,26 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
             # All is done and the process is about to end: one more signal must not make that a death by signal.
             signal.signal(number, signal.SIG_IGN)
+
+
+def check(config: ServeConfig) -> str:
+    """Whether a server with this configuration would start, as far as that can be known without a port.
+
+    Returns:
+        What would be served, in a line.
+
+    Raises:
+        StartupError: It would not.
+    """
+    bundle = _open_bundle(config)
+    selection = _select(bundle, config)
+    with selection.open() as engine:
+        engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+    manifest = bundle.manifest
+    return (
+        f"ok: {config.bundle} is {manifest.name} version {manifest.version}; {selection.file} runs with {engine.name} "
+        f"on {engine.device}"
+    )
 
 
 def _open_bundle(config: ServeConfig) -> Bundle:
