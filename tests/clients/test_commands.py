@@ -129,9 +129,12 @@ def test_failed_calls_are_counted_by_code_and_end_the_command_with_one(address):
     done = run("benchmark", "--address", address, "--concurrency", 1, "--images", 1024, *QUICK, "--timeout-s", 0.002)
     assert done.returncode == 1
     [level] = json.loads(done.stdout.splitlines()[-1])["levels"]
-    assert level["errors"].keys() == {"DEADLINE_EXCEEDED"}
+    # Refused because the answer would come too late, or given up when it had.
+    assert level["errors"]
+    assert level["errors"].keys() <= {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
     assert (level["requests"], level["latency_ms"]) == (0, {})
-    assert f"DEADLINE_EXCEEDED {level['errors']['DEADLINE_EXCEEDED']}" in done.stdout
+    for code, count in level["errors"].items():
+        assert f"{code} {count}" in done.stdout
 
 
 def test_more_images_than_the_server_takes_are_refused_before_anything_is_measured(address):
