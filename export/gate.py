@@ -131,12 +131,16 @@ def check_engine(
     rounds = [[size] for size in sizes] if each else [list(sizes)]
     checks = [check_answers(name, test, partial(in_batches, run, sizes=round_), tolerances) for round_ in rounds]
     if each:
-        for size, check in zip(sizes, checks, strict=True):
-            check.findings[:] = [f"in batches of {size}, {finding}" for finding in check.findings]
+        checks = [_in_batches_of(size, check) for size, check in zip(sizes, checks, strict=True)]
     worst = max(checks, key=lambda check: (len(check.findings), check.comparison.max_difference))  # type: ignore[union-attr]
     difference = parity.batch_difference(*_rotate(run, test.pixels, sizes))
     findings = [*worst.findings, *parity.judge_batches(difference, tolerances)]
     return dataclasses.replace(worst, batch_difference=difference, findings=findings)
+
+
+def _in_batches_of(size: int, check: Check) -> Check:
+    """The check, each finding with the batch size that it was made at."""
+    return dataclasses.replace(check, findings=[f"in batches of {size}, {finding}" for finding in check.findings])
 
 
 def check_range(

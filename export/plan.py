@@ -7,7 +7,6 @@ None, False or -1 when they fail and leave the reason with the logger or the par
 
 import logging
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,8 @@ from export.errors import PlanError
 from export.graph import INPUT, Precision
 from serve.engines import IMAGE_SHAPE, products
 from serve.engines.tensorrt import LOGGER
+from train.errors import WriteError
+from train.storage import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -215,11 +216,9 @@ def _timing_cache(config: "trt.IBuilderConfig", path: Path | None) -> Iterator[N
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(learnt)
-        Path(file.name).replace(path)
-    except OSError as error:  # no reason to lose a plan that took minutes
-        log.warning("kernels' times were not kept: %s: %s", path, error.strerror)
+        write_bytes(path, learnt)
+    except (OSError, WriteError) as error:  # no reason to lose a plan that took minutes
+        log.warning("kernels' times were not kept: %s", error)
 
 
 @contextmanager

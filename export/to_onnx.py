@@ -118,7 +118,8 @@ def export(options: Options) -> Bundle:
         checks=list(_checks(folded, halved, graphs, test, tolerances)),
     )
     report = dataclasses.replace(report, pictures=gate.pictures(test, report.checks))
-    require_passed(report.to_json(), options.target)
+    document = report.to_json()
+    require_passed(document, options.target)
     origin = Checkpoint(
         sha256=hashlib.sha256(stored).hexdigest(),
         trained={
@@ -128,7 +129,7 @@ def export(options: Options) -> Bundle:
         },
     )
     manifest = _describe(name, options.version, origin, report)
-    bundle = publish(options.target, manifest, graphs | documents(manifest, report.to_json()))
+    bundle = publish(options.target, manifest, graphs | documents(manifest, document))
     _refused_page(options.target).unlink(missing_ok=True)
     print(f"published {bundle.path}")
     return bundle
