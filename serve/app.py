@@ -5,7 +5,6 @@ Stop: report not ready, refuse new requests, answer the accepted ones, close.
 """
 
 import asyncio
-import functools
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -13,20 +12,16 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
-import numpy as np
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from bundle import Bundle, BundleError
-from bundle.manifest import INPUT, OUTPUT
-from protos.digits.v1 import digits_pb2
-from serve import health
-from serve.batcher import Batcher
 from serve.config import ServeConfig
-from serve.engines import IMAGE_BYTES, IMAGE_SHAPE, Engine
-from serve.engines.selection import Selection, select
+from serve.engines import IMAGE_BYTES
 from serve.errors import StartupError
-from serve.servicer import SERVICE, DigitRecognizer, handler
+from serve.model import Model, check_bundle
+from serve.models import Models
+from serve.rpc import digits, health
+from serve.rpc.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +29,19 @@ log = logging.getLogger(__name__)
 # and how to go on; beyond it the transport refuses, in words of its own.
 _MESSAGE_BYTES = 4 << 20
 
+SERVICES = (digits.SERVICE,)
+
 
 class Server:
-    """One model behind one port.
+    """Models behind one port.
 
     Lifecycle: construct, `start`, `stop`; the last two once each, on one event loop.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
+        self._models = Models()
+        self._health = Health()
 
     async def start(self) -> int:
         """Start serving.
@@ -54,48 +53,27 @@ class Server:
             StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
         """
         config = self._config
-        bundle = _open_bundle(config)
-        selection = _select(bundle, config)
-        slots, max_batch = config.slots or selection.slots, config.max_batch or selection.batch
-        self._health = health.Health(["", SERVICE, bundle.manifest.name])
-        self._batcher = Batcher(
-            selection.open,
-            slots=slots,
-            max_batch=max_batch,
-            queue_images=config.queue_images,
-            on_failure=functools.partial(self._health.report, serving=False),
-        )
+        model = await asyncio.to_thread(Model.open, config.models, config, on_failure=self._on_failure)
+        self._models.put(model)
+        self._health.report("", *SERVICES, model.description.name, serving=False)
         self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
-        model = _describe(bundle, selection, config, max_batch)
-        self._grpc.add_generic_rpc_handlers(
-            [handler(DigitRecognizer(model, self._batcher, max_deadline_s=config.max_deadline_s))]
-        )
+        self._grpc.add_generic_rpc_handlers([digits.handler(digits.DigitRecognizer(self._models))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((SERVICE, health.NAME, reflection.SERVICE_NAME), self._grpc)
+        reflection.enable_server_reflection((*SERVICES, health.NAME, reflection.SERVICE_NAME), self._grpc)
         await self._grpc.start()
-        engine = await self._start_engines()
-        model.engine, model.device, model.precision = engine.name, engine.device, engine.precision
-        self._health.report(serving=not self._batcher.failed)
-        log.info(
-            "serving %s version %s with %s on %s, %d engine threads",
-            model.name,
-            model.version,
-            model.engine,
-            model.device,
-            slots,
-        )
+        try:
+            await model.start()
+        except BaseException:
+            await self._grpc.stop(grace=None)
+            raise
+        self._health.report_all(serving=not model.batcher.failed)
+        log.info("serving %s", model)
         return port
 
-    async def _start_engines(self) -> Engine:
-        try:
-            return await self._batcher.start()
-        except BaseException as error:
-            await self._grpc.stop(grace=None)
-            if isinstance(error, StartupError) or not isinstance(error, Exception):
-                raise
-            # An engine's library raises what it likes.
-            raise StartupError(f"{self._config.bundle}: the engine cannot run this model: {error}") from error
+    def _on_failure(self, model: Model) -> None:
+        """Its engine has died: the process must be started anew, which is for those who watch it to decide."""
+        self._health.report("", *SERVICES, model.description.name, serving=False)
 
     async def stop(self, hurry: asyncio.Event | None = None) -> bool:
         """Stop serving: nothing new is accepted, what was accepted is answered within the configured grace.
@@ -106,19 +84,35 @@ class Server:
         Returns:
             Whether every accepted request was answered.
         """
-        self._health.report(serving=False)
-        drain = asyncio.ensure_future(self._batcher.drain())
+        self._health.report_all(serving=False)
+        batchers = [model.batcher for model in self._models]
+        drain = asyncio.ensure_future(self._drain())
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         unanswered = 0
         if not drain.done():
             drain.cancel()
-            unanswered = await self._batcher.abort()
+            unanswered = sum(await asyncio.gather(*(batcher.abort() for batcher in batchers)))
             log.warning("stopped with %d requests unanswered", unanswered)
         # The answers are there; handlers need a moment to send them.
         await self._grpc.stop(grace=1.0)
-        return not unanswered and not self._batcher.failed
+        return not unanswered and not any(batcher.failed for batcher in batchers)
+
+    async def _drain(self) -> None:
+        await asyncio.gather(*(model.batcher.drain() for model in self._models))
+
+
+def check(config: ServeConfig) -> str:
+    """Whether a server with this configuration would start, as far as that can be known without a port.
+
+    Returns:
+        What would be served, in a line.
+
+    Raises:
+        StartupError: It would not.
+    """
+    return check_bundle(config.models, config)
 
 
 async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
@@ -164,56 +158,6 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def check(config: ServeConfig) -> str:
-    """Whether a server with this configuration would start, as far as that can be known without a port.
-
-    Returns:
-        What would be served, in a line.
-
-    Raises:
-        StartupError: It would not.
-    """
-    bundle = _open_bundle(config)
-    selection = _select(bundle, config)
-    with selection.open() as engine:
-        engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
-    manifest = bundle.manifest
-    return (
-        f"ok: {config.bundle} is {manifest.name} version {manifest.version}; {selection.file} runs with {engine.name} "
-        f"on {engine.device}"
-    )
-
-
-def _open_bundle(config: ServeConfig) -> Bundle:
-    """The verified bundle, whose model takes and gives what this server does."""
-    try:
-        bundle = Bundle.open(config.bundle)
-    except BundleError as error:
-        raise StartupError(str(error)) from error
-    for found, expected in ((bundle.manifest.input, INPUT), (bundle.manifest.output, OUTPUT)):
-        if found != expected:
-            raise StartupError(f"{config.bundle}: the model has {found}, {expected} was expected; export it again")
-    return bundle
-
-
-def _select(bundle: Bundle, config: ServeConfig) -> Selection:
-    """The engine that serves, able to take the batches that are configured."""
-    try:
-        selection = select(bundle, config.engine)
-    except BundleError as error:
-        raise StartupError(str(error)) from error
-    if config.slots is not None and selection.most_slots is not None and config.slots > selection.most_slots:
-        raise StartupError(
-            f"--slots is {config.slots}; {config.engine} on this GPU takes at most {selection.most_slots}"
-        )
-    largest = selection.largest_batch
-    if config.max_batch is not None and largest is not None and config.max_batch > largest:
-        raise StartupError(
-            f"--max-batch is {config.max_batch}; {selection.file} takes at most {largest} images at a time"
-        )
-    return selection
-
-
 def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES)),
@@ -233,17 +177,3 @@ def _bind(server: grpc.aio.Server, config: ServeConfig) -> int:
             f"cannot listen on {address}: the port is in use or the address is not this machine's; "
             "choose another --port (0 takes a free one) or --host"
         ) from error
-
-
-def _describe(bundle: Bundle, selection: Selection, config: ServeConfig, max_batch: int) -> digits_pb2.Model:
-    manifest = bundle.manifest
-    return digits_pb2.Model(
-        name=manifest.name,
-        version=manifest.version,
-        architecture=manifest.architecture,
-        labels=manifest.labels,
-        max_batch_size=max_batch,
-        max_images_per_request=config.max_images_per_request,
-        sha256=manifest.files[selection.file].sha256,
-        accuracy=selection.accuracy,
-    )

@@ -20,7 +20,7 @@ class ServeConfig:
         StartupError: A value is out of range; the message names the field, the value and what is allowed.
     """
 
-    bundle: Annotated[Path, tyro.conf.Positional] = Path("pretrained/champion")
+    models: Annotated[Path, tyro.conf.Positional] = Path("pretrained/champion")
     """Directory made by `python -m export.to_onnx`. Every file is checked against its digest before it is used."""
 
     host: str = "127.0.0.1"

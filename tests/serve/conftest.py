@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import serve.app
+import serve.model
 from serve.app import Server
+from serve.batcher import Batcher
 from serve.config import ServeConfig
 from serve.engines.selection import Selection
 from tests.fakes import FakeEngine
@@ -23,6 +24,11 @@ class Running:
     address: str
 
 
+def batcher_of(server: Server) -> Batcher:
+    """Of the one model that is served."""
+    return server._models.find("", "").batcher
+
+
 Serving: TypeAlias = Callable[..., AbstractAsyncContextManager[Running]]
 
 
@@ -33,8 +39,8 @@ def serving(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
     @asynccontextmanager
     async def start(engine: FakeEngine, **options: Any) -> AsyncIterator[Running]:
         chosen = Selection(file="model.onnx", accuracy=1.0, open=engine.open, slots=1, batch=4)
-        monkeypatch.setattr(serve.app, "select", lambda _bundle, _engine: chosen)
-        defaults = {"bundle": bundle, "port": 0, "slots": 1, "max_batch": 4, "grace_s": 5.0}
+        monkeypatch.setattr(serve.model, "select", lambda _bundle, _engine: chosen)
+        defaults = {"models": bundle, "port": 0, "slots": 1, "max_batch": 4, "grace_s": 5.0}
         server = Server(ServeConfig(**(defaults | options)))
         port = await server.start()
         try:

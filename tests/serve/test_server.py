@@ -24,13 +24,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import serve.app
+import serve.model
 from clients import AsyncDigitClient, DigitClient, DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.config import ServeConfig
 from serve.engines.selection import Selection
 from serve.process import server_process
 from tests.fakes import FakeEngine, answer_for, images
-from tests.serve.conftest import Serving
+from tests.serve.conftest import Serving, batcher_of
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -255,7 +256,7 @@ class TestDrain:
 
 
 async def server_has_queued(server: object, images_waiting: int) -> None:
-    queue = server._batcher._queue  # type: ignore[attr-defined]
+    queue = batcher_of(server)._queue  # type: ignore[attr-defined]
     while queue.images != images_waiting:  # noqa: ASYNC110, no event tells that a request of another process arrived
         await asyncio.sleep(0.001)
 
@@ -282,10 +283,10 @@ class TestStart:
             yield FakeEngine()
 
         chosen = Selection(file="model.onnx", accuracy=1.0, open=open_slowly, slots=1, batch=4)
-        monkeypatch.setattr(serve.app, "select", lambda _bundle, _engine: chosen)
+        monkeypatch.setattr(serve.model, "select", lambda _bundle, _engine: chosen)
         dispositions = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ready: list[int] = []
-        server = asyncio.create_task(serve.app.run(ServeConfig(bundle=bundle, port=0, slots=1), ready.append))
+        server = asyncio.create_task(serve.app.run(ServeConfig(models=bundle, port=0, slots=1), ready.append))
         await asyncio.to_thread(opening.wait, 30)
         os.kill(os.getpid(), signal.SIGTERM)
         try:

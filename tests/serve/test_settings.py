@@ -34,13 +34,13 @@ def test_without_anything_the_defaults_hold():
 
 
 def test_a_flag_goes_before_the_environment_and_that_before_the_file(file):
-    path = file('port = 1\nhost = "0.0.0.0"\nqueue_images = 5000\nbundle = "models/a"\n')
+    path = file('port = 1\nhost = "0.0.0.0"\nqueue_images = 5000\nmodels = "models/a"\n')
     found = settings("--config", path, "--port", "3", PORT="2", HOST="::1")
-    assert (found.port, found.host, found.queue_images, found.bundle) == (3, "::1", 5000, Path("models/a"))
+    assert (found.port, found.host, found.queue_images, found.models) == (3, "::1", 5000, Path("models/a"))
 
 
 def test_a_bundle_on_the_command_line_goes_before_the_files(file):
-    assert settings("models/b", "--config", file('bundle = "models/a"')).bundle == Path("models/b")
+    assert settings("models/b", "--config", file('models = "models/a"')).models == Path("models/b")
 
 
 def test_the_environment_can_name_the_file(file):
@@ -55,7 +55,7 @@ def test_the_environment_can_name_the_file(file):
         ("SLOTS", "2", 2),
         ("GRACE_S", "3", 3.0),
         ("GRACE_S", "2.5", 2.5),
-        ("BUNDLE", "some where/x", Path("some where/x")),
+        ("MODELS", "some where/x", Path("some where/x")),
         ("ENGINE", "onnxruntime", "onnxruntime"),
         ("HOST", '"quoted"', '"quoted"'),
     ],
@@ -79,7 +79,7 @@ def test_what_is_printed_is_a_file_that_gives_the_same(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 1", r"serve\.toml: unknown setting 'prot': did you mean 'port'\? Known: bundle, host, "),
+        ("prot = 1", r"serve\.toml: unknown setting 'prot': did you mean 'port'\? Known: models, host, "),
         ('port = "1"', r"serve\.toml: port is '1'; a value of type int was expected"),
         ("port = true", r"serve\.toml: port is True; a value of type int was expected"),
         ("port = 1.5", r"serve\.toml: port is 1\.5; a value of type int was expected"),
@@ -113,7 +113,7 @@ def serve(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 
 
 def test_check_says_what_would_be_served_and_by_what(bundle):
-    done = serve("--check", DIGITS_SERVE_BUNDLE=str(bundle))
+    done = serve("--check", DIGITS_SERVE_MODELS=str(bundle))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"ok: {bundle} is compact version 1; model.onnx runs with onnxruntime on cpu\n"
 

@@ -10,9 +10,9 @@ import pytest
 
 from clients import AsyncDigitClient, Classification, DigitClient, DigitError, InvalidImages
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serve.servicer import _STREAM_MESSAGES
+from serve.rpc.calls import STREAM_MESSAGES
 from tests.fakes import FakeEngine, answer_for, images
-from tests.serve.conftest import Serving
+from tests.serve.conftest import Serving, batcher_of
 
 Call = grpc.aio.StreamStreamCall
 
@@ -150,14 +150,14 @@ async def test_no_more_than_a_few_requests_of_a_stream_are_under_way(serving: Se
     engine.hold()
     async with serving(engine, max_batch=1000) as server, grpc.aio.insecure_channel(server.address) as channel:
         call = open_stream(channel)
-        for seed in range(3 * _STREAM_MESSAGES):
+        for seed in range(3 * STREAM_MESSAGES):
             await call.write(request(1, seed))
         await call.done_writing()
         await asyncio.to_thread(engine.wait_until_inside)
         await asyncio.sleep(0.3)
-        assert server.server._batcher.counts.accepted == _STREAM_MESSAGES
+        assert batcher_of(server.server).counts.accepted == STREAM_MESSAGES
         engine.release()
-        for _ in range(3 * _STREAM_MESSAGES):
+        for _ in range(3 * STREAM_MESSAGES):
             await read(call)
 
 
@@ -170,7 +170,7 @@ async def test_a_stream_that_is_cancelled_takes_its_requests_along(serving: Serv
             await call.write(request(1, seed))
         await asyncio.to_thread(engine.wait_until_inside)
         call.cancel()
-        counts = server.server._batcher.counts
+        counts = batcher_of(server.server).counts
         async with asyncio.timeout(20):
             while counts.cancelled < counts.accepted:  # noqa: ASYNC110, nothing tells that the last of them is gone
                 await asyncio.sleep(0.01)

@@ -91,7 +91,7 @@ class TestWithoutAGpu:
 
     async def test_a_server_told_to_use_one_does_not_start(self, bundle):
         with pytest.raises(StartupError, match="--engine tensorrt needs an NVIDIA GPU"):
-            await Server(ServeConfig(bundle=bundle, port=0, engine="tensorrt")).start()
+            await Server(ServeConfig(models=bundle, port=0, engine="tensorrt")).start()
 
     @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
     def test_a_real_plan_that_is_loaded_nevertheless_is_refused_with_a_reason(
@@ -200,4 +200,4 @@ class TestAFittingPlan:
     async def test_larger_batches_than_it_takes_are_refused_at_the_start(self, opened, tmp_path):
         bundle = with_plans(opened, tmp_path / "b", self.plan(opened))
         with pytest.raises(StartupError, match=r"--max-batch is 256; .*\.plan takes at most 128 images at a time"):
-            await Server(ServeConfig(bundle=bundle.path, port=0, engine="tensorrt", max_batch=256)).start()
+            await Server(ServeConfig(models=bundle.path, port=0, engine="tensorrt", max_batch=256)).start()

@@ -9,7 +9,8 @@ from protos.digits.v1 import digits_pb2
 from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels
 from serve.errors import InvalidRequest
-from serve.status import Refusal
+from serve.model import Description
+from serve.rpc.status import Refusal
 
 
 def read_pixels(request: digits_pb2.ClassifyRequest, *, max_images: int) -> Pixels:
@@ -45,15 +46,15 @@ def read_top_k(request: digits_pb2.ClassifyRequest) -> int:
     return request.top_k
 
 
-def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> bytes:
+def write_answer(answer: Answer, model: Description, *, top_k: int) -> bytes:
     """The serialised `ClassifyResponse` that carries `answer`.
 
     The predictions are written as one array, in protobuf's wire format. Message by message they would cost half as
     much as the rest of a call: 86 µs for 64 images, against 5 µs.
     """
     head = digits_pb2.ClassifyResponse(
-        model=model,
-        version=version,
+        model=model.name,
+        version=model.version,
         queue_us=round(answer.queue_s * 1e6),
         compute_us=round(answer.compute_s * 1e6),
         batch_size=answer.batch_size,
@@ -69,6 +70,23 @@ def write_answer(answer: Answer, *, model: str, version: str, top_k: int) -> byt
     predictions["digit"] = probabilities.argmax(axis=1)
     # A message's fields may come in any order, so parts of a message may simply be joined.
     return head.SerializeToString() + predictions.tobytes()
+
+
+def write_model(model: Description) -> bytes:
+    """The serialised `Model` that describes `model`."""
+    return digits_pb2.Model(
+        name=model.name,
+        version=model.version,
+        architecture=model.architecture,
+        labels=model.labels,
+        engine=model.engine,
+        device=model.device,
+        precision=model.precision,
+        max_batch_size=model.max_batch,
+        max_images_per_request=model.max_images_per_request,
+        sha256=model.sha256,
+        accuracy=model.accuracy,
+    ).SerializeToString()
 
 
 def write_streamed(answer: bytes) -> bytes:

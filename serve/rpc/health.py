@@ -5,7 +5,7 @@ needs: one watcher that does not read would keep the server from ever reporting 
 """
 
 import asyncio
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,22 +21,33 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """One status for a fixed set of services; at first NOT_SERVING."""
+    """A status for the server as a whole, "", and for each service and model by its name."""
 
-    def __init__(self, services: list[str]) -> None:
-        self._services = frozenset(services)
-        self._serving = False
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()
 
-    def report(self, *, serving: bool) -> None:
-        """Change the status. Watchers are told as fast as each of them reads."""
-        self._serving = serving
+    def report(self, *services: str, serving: bool) -> None:
+        """Change the status of some services. Watchers are told as fast as each of them reads."""
+        self._statuses |= dict.fromkeys(services, SERVING if serving else NOT_SERVING)
+        self._tell()
+
+    def report_all(self, *, serving: bool) -> None:
+        """Change the status of all services that are known."""
+        self.report(*self._statuses, serving=serving)
+
+    def forget(self, service: str) -> None:
+        """A service is there no longer."""
+        self._statuses.pop(service, None)
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """The status now; NOT_FOUND for a service that is not known."""
-        if request.service not in self._services:
+        if request.service not in self._statuses:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"service {request.service!r:.80} is not known here")
         return self._status(request)
 
@@ -52,6 +63,5 @@ class Health(health_pb2_grpc.HealthServicer):
                 await changed.wait()
 
     def _status(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._services:
-            return health_pb2.HealthCheckResponse(status=SERVICE_UNKNOWN)
-        return health_pb2.HealthCheckResponse(status=SERVING if self._serving else NOT_SERVING)
+        status: Any = self._statuses.get(request.service, SERVICE_UNKNOWN)
+        return health_pb2.HealthCheckResponse(status=status)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from grpc_health.v1 import health_pb2
 
-from serve.health import NOT_SERVING, SERVICE_UNKNOWN, SERVING, Health
+from serve.rpc.health import NOT_SERVING, SERVICE_UNKNOWN, SERVING, Health
 
 
 class Watcher:
@@ -24,7 +24,9 @@ class Watcher:
 
 @pytest.fixture
 def health() -> Health:
-    return Health(["", "model"])
+    health = Health()
+    health.report("", "model", serving=False)
+    return health
 
 
 async def watch(health: Health, watcher: Watcher, service: str = "") -> "asyncio.Task[None]":
@@ -36,9 +38,9 @@ async def watch(health: Health, watcher: Watcher, service: str = "") -> "asyncio
 async def test_a_watcher_that_does_not_read_keeps_nobody_from_the_news(health: Health) -> None:
     stuck, reader = Watcher(reading=False), Watcher(reading=True)
     tasks = [await watch(health, each) for each in (stuck, reader)]
-    health.report(serving=True)
-    health.report(serving=False)
-    health.report(serving=True)
+    health.report_all(serving=True)
+    health.report_all(serving=False)
+    health.report_all(serving=True)
     assert await asyncio.wait_for(reader.told.get(), 5) == NOT_SERVING
     assert await asyncio.wait_for(reader.told.get(), 5) == SERVING
     stuck.reading.set()
@@ -51,8 +53,8 @@ async def test_a_watcher_that_does_not_read_keeps_nobody_from_the_news(health: H
 async def test_a_watcher_is_told_changes_only(health: Health) -> None:
     watcher = Watcher(reading=True)
     task = await watch(health, watcher, "model")
-    health.report(serving=False)
-    health.report(serving=True)
+    health.report_all(serving=False)
+    health.report_all(serving=True)
     assert [await asyncio.wait_for(watcher.told.get(), 5) for _ in range(2)] == [NOT_SERVING, SERVING]
     assert watcher.told.empty()
     task.cancel()

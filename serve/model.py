@@ -1,0 +1,192 @@
+"""A model that answers: one version, read from its bundle, with its engines and its batcher."""
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from bundle import Bundle, BundleError
+from bundle.manifest import INPUT, OUTPUT
+from serve.batcher import Answer, Batcher
+from serve.config import ServeConfig
+from serve.engines import IMAGE_SHAPE, Pixels
+from serve.engines.selection import Selection, select
+from serve.errors import DeadlineExceeded, StartupError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What callers may know of a model.
+
+    Attributes:
+        name: What callers ask for.
+        version: A whole number, as text.
+        architecture: The network's, by the name that training knows it by.
+        labels: What each position of the probabilities stands for.
+        engine: The library that computes, such as "onnxruntime"; empty before the start.
+        device: Where it computes, "cpu" or "cuda:<index>"; empty before the start.
+        precision: Its arithmetic, "fp32", "fp16" or "int8"; empty before the start.
+        max_batch: Most images in one engine call.
+        max_images_per_request: Most images in one request.
+        sha256: Digest of the file that the engines load.
+        accuracy: Share of right answers, 0 to 1, that the parity gate measured with that file.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    labels: list[str]
+    engine: str = ""
+    device: str = ""
+    precision: str = ""
+    max_batch: int
+    max_images_per_request: int
+    sha256: str
+    accuracy: float
+
+
+class Model:
+    """One version of one model.
+
+    Lifecycle: `open` (blocks; verifies the bundle), `start`, `classify` many times, then `drain` or `abort`.
+
+    Attributes:
+        description: What callers may know; the engine is described once it has started.
+        batcher: Where images go.
+    """
+
+    def __init__(self, path: Path, description: Description, batcher: Batcher, *, max_deadline_s: float) -> None:
+        self.description = description
+        self.batcher = batcher
+        self._path = path
+        self._max_deadline_s = max_deadline_s
+
+    @classmethod
+    def open(cls, path: Path, config: ServeConfig, *, on_failure: Callable[[Self], None] = lambda _: None) -> Self:
+        """Verify a bundle and choose what computes it. Nothing is started yet.
+
+        Args:
+            path: The bundle.
+            config: The configuration.
+            on_failure: Called on the event loop, once, when an engine has died and the model can answer no more.
+
+        Raises:
+            StartupError: The bundle is not usable on this machine, or not with this configuration.
+        """
+        bundle = _open_bundle(path)
+        selection = _select(bundle, config)
+        manifest = bundle.manifest
+        description = Description(
+            name=manifest.name,
+            version=manifest.version,
+            architecture=manifest.architecture,
+            labels=manifest.labels,
+            max_batch=config.max_batch or selection.batch,
+            max_images_per_request=config.max_images_per_request,
+            sha256=manifest.files[selection.file].sha256,
+            accuracy=selection.accuracy,
+        )
+        batcher = Batcher(
+            selection.open,
+            slots=config.slots or selection.slots,
+            max_batch=description.max_batch,
+            queue_images=config.queue_images,
+            on_failure=lambda: on_failure(model),
+        )
+        model = cls(path, description, batcher, max_deadline_s=config.max_deadline_s)
+        return model
+
+    def __str__(self) -> str:
+        model = self.description
+        return f"{model.name} version {model.version} with {model.engine} on {model.device}"
+
+    async def start(self) -> None:
+        """Open and warm up the engines, then accept requests.
+
+        Raises:
+            StartupError: They cannot run this model. Nothing is left running.
+        """
+        try:
+            engine = await self.batcher.start()
+        except StartupError:
+            raise
+        except Exception as error:  # an engine's library raises what it likes
+            raise StartupError(f"{self._path}: the engine cannot run this model: {error}") from error
+        self.description = dataclasses.replace(
+            self.description, engine=engine.name, device=engine.device, precision=engine.precision
+        )
+
+    async def classify(self, pixels: Pixels, *, timeout_s: float | None) -> Answer:
+        """Classify one caller's images.
+
+        Args:
+            pixels: uint8 [N, 1, 28, 28], N from 1 to the most that the description allows.
+            timeout_s: Seconds after which the caller has no use for the answer; None leaves it to the configuration.
+
+        Raises:
+            ServeError: See `Batcher.submit`.
+        """
+        limit_s = self._max_deadline_s
+        try:
+            # The caller's own deadline needs no clock of ours: gRPC cancels the call when it passes.
+            async with asyncio.timeout(limit_s):
+                seconds = min(limit_s, math.inf if timeout_s is None else timeout_s)
+                return await self.batcher.submit(pixels, deadline=time.monotonic() + seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {limit_s:g} s, the most that is allowed") from None
+
+
+def check_bundle(path: Path, config: ServeConfig) -> str:
+    """Whether a bundle could be served with this configuration; one image is classified.
+
+    Returns:
+        What would be served, in a line.
+
+    Raises:
+        StartupError: It could not.
+    """
+    bundle = _open_bundle(path)
+    selection = _select(bundle, config)
+    with selection.open() as engine:
+        engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+    manifest = bundle.manifest
+    return (
+        f"ok: {path} is {manifest.name} version {manifest.version}; {selection.file} runs with {engine.name} "
+        f"on {engine.device}"
+    )
+
+
+def _open_bundle(path: Path) -> Bundle:
+    """The verified bundle, whose model takes and gives what this server does."""
+    try:
+        bundle = Bundle.open(path)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+    for found, expected in ((bundle.manifest.input, INPUT), (bundle.manifest.output, OUTPUT)):
+        if found != expected:
+            raise StartupError(f"{path}: the model has {found}, {expected} was expected; export it again")
+    return bundle
+
+
+def _select(bundle: Bundle, config: ServeConfig) -> Selection:
+    """The engine that serves, able to take the batches that are configured."""
+    try:
+        selection = select(bundle, config.engine)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+    if config.slots is not None and selection.most_slots is not None and config.slots > selection.most_slots:
+        raise StartupError(
+            f"--slots is {config.slots}; {config.engine} on this GPU takes at most {selection.most_slots}"
+        )
+    largest = selection.largest_batch
+    if config.max_batch is not None and largest is not None and config.max_batch > largest:
+        raise StartupError(
+            f"--max-batch is {config.max_batch}; {selection.file} takes at most {largest} images at a time"
+        )
+    return selection
