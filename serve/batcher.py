@@ -15,6 +15,7 @@ A request larger than the largest batch is split and answered whole.
 """
 
 import asyncio
+import functools
 import logging
 import math
 import threading
@@ -148,6 +149,10 @@ class Batcher:
         return self._failed
 
     async def submit(self, pixels: Pixels, *, deadline: float = math.inf) -> Answer:
+        """`enqueue`, and wait. Arguments and errors as there."""
+        return await self.enqueue(pixels, deadline=deadline)
+
+    def enqueue(self, pixels: Pixels, *, deadline: float = math.inf) -> "asyncio.Future[Answer]":
         """Classify one caller's images.
 
         Args:
@@ -155,12 +160,16 @@ class Batcher:
             deadline: When the answer has lost its use, in seconds of the batcher's clock. Images that still wait then
                 never reach an engine; who does not want to wait for an engine that is at it cancels.
 
+        Returns:
+            The answer to come; cancelling it takes the images out of the queue.
+
         Raises:
             QueueFull: No room for N images more.
             DeadlineUnreachable: By what is known of the engine, the answer would come too late.
             DeadlineExceeded: The deadline passed before the images reached an engine, or came too near.
             Unavailable: Not started, draining, or an engine thread has died.
             EngineFault: The engine failed on one of this caller's batches.
+            The last three come through the answer, too, when they happen later.
         """
         assert pixels.dtype == np.uint8, "this is a bug: pixels are checked before the queue"
         assert len(pixels) > 0, "this is a bug: empty requests are refused before the queue"
@@ -168,21 +177,8 @@ class Batcher:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         job = Job(pixels=pixels, deadline=deadline, arrived=self._clock(), waiter=answer)
         self._admit(job)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if answer.cancelled():
-                # A caller that gives up at its deadline cancels, too.
-                late = self._clock() >= deadline
-                self.counts.expired += late
-                self.counts.cancelled += not late
-            raise
-        finally:
-            with self._condition:
-                self._queue.discard(job)
-            self._accepted.discard(job)
-            if not self._accepted:
-                self._idle.set()
+        answer.add_done_callback(functools.partial(self._forget, job))
+        return answer
 
     async def drain(self) -> None:
         """Refuse new requests, wait until the accepted ones are answered, then end the engine threads."""
@@ -238,6 +234,19 @@ class Batcher:
         # The slots share the work, but no request is done before a slot has been free for as long as it takes.
         alone = min(busy) + (self._engine_time(min(images, self.max_batch)) if images else 0.0)
         return max(alone, (sum(busy) + work) / self._slots)
+
+    def _forget(self, job: Job, answer: "asyncio.Future[Answer]") -> None:
+        """Nobody waits any more: answered, failed or cancelled."""
+        if answer.cancelled():
+            # A caller that gives up at its deadline cancels, too.
+            late = self._clock() >= job.deadline
+            self.counts.expired += late
+            self.counts.cancelled += not late
+        with self._condition:
+            self._queue.discard(job)
+        self._accepted.discard(job)
+        if not self._accepted:
+            self._idle.set()
 
     async def _stop(self, timeout_s: float | None = None) -> None:
         with self._condition:
