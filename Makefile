@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PROTOS := protos/digits/v1/digits.proto protos/inference/inference.proto
 SOURCES := train export bundle serve protos clients benchmarks tests notebooks demo.py
 
 .DEFAULT_GOAL := help
@@ -38,8 +39,12 @@ bench: .venv/ready ## Measure the server of `make demo` with h2load; writes benc
 gpu-check: .venv-gpu/ready ## Check and time every engine installed on this machine's GPU; writes benchmarks/results
 	.venv-gpu/bin/python -m benchmarks.gpu
 
+# The Open Inference Protocol's names are also those of other programs' stubs, such as tritonclient's: in protobuf's
+# default pool they could not be imported side by side, so ours have a pool of their own.
 proto: .venv/ready ## Generate the Python code of the protos
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	sed -i.old 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' protos/inference/inference_pb2.py
+	rm protos/inference/inference_pb2.py.old
 
 clean: ## Remove the virtual environment and caches; runs/ and data/ stay
 	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -12,15 +12,18 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from protos.digits.v1 import digits_pb2
+from protos.inference import inference_pb2
 from serve.config import ServeConfig
 from serve.engines import IMAGE_BYTES
 from serve.errors import StartupError
 from serve.model import Model, check_bundle
 from serve.models import Models
-from serve.rpc import digits, health
+from serve.rpc import digits, health, inference
 from serve.rpc.health import Health
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 # and how to go on; beyond it the transport refuses, in words of its own.
 _MESSAGE_BYTES = 4 << 20
 
-SERVICES = (digits.SERVICE,)
+SERVICES = (digits.SERVICE, inference.SERVICE)
 
 
 class Server:
@@ -58,9 +61,14 @@ class Server:
         self._health.report("", *SERVICES, model.description.name, serving=False)
         self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
-        self._grpc.add_generic_rpc_handlers([digits.handler(digits.DigitRecognizer(self._models))])
+        self._grpc.add_generic_rpc_handlers(
+            [
+                digits.handler(digits.DigitRecognizer(self._models)),
+                inference.handler(inference.InferenceService(self._models, self._health)),
+            ]
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((*SERVICES, health.NAME, reflection.SERVICE_NAME), self._grpc)
+        reflection.enable_server_reflection((*SERVICES, health.NAME, reflection.SERVICE_NAME), self._grpc, _described())
         await self._grpc.start()
         try:
             await model.start()
@@ -166,6 +174,14 @@ def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
         # Without this a second server on the same port would start and share the connections unseen.
         ("grpc.so_reuseport", 0),
     ]
+
+
+def _described() -> DescriptorPool:
+    """What reflection describes, in a pool of its own as protobuf's default one may have another `inference`."""
+    pool = DescriptorPool()
+    for module in (digits_pb2, inference_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
 
 
 def _bind(server: grpc.aio.Server, config: ServeConfig) -> int:

@@ -63,7 +63,12 @@ class Answer:
 
 @dataclass(kw_only=True)
 class Counts:
-    """Requests by what became of them, images and engine calls. Written by the event loop only."""
+    """Requests by what became of them, images and engine calls, and seconds. Written by the event loop only.
+
+    An answered request's seconds, from arrival to answer, are summed up as four: `queue_s` until an engine took its
+    first image, `input_s` while its last batch was put together, `infer_s` in the engine, `output_s` from there to the
+    caller. `unanswered_s` is what all others spent waiting.
+    """
 
     accepted: int = 0
     answered: int = 0
@@ -73,6 +78,11 @@ class Counts:
     failed: int = 0
     images: int = 0
     executions: int = 0
+    queue_s: float = 0.0
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
+    unanswered_s: float = 0.0
 
 
 class Batcher:
@@ -142,6 +152,11 @@ class Batcher:
         if not self._failed:
             self._refusal = None
         return cast(Engine, engines[0])
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no requests are accepted; None while they are."""
+        return self._refusal
 
     @property
     def failed(self) -> bool:
@@ -239,9 +254,10 @@ class Batcher:
         """Nobody waits any more: answered, failed or cancelled."""
         if answer.cancelled():
             # A caller that gives up at its deadline cancels, too.
-            late = self._clock() >= job.deadline
-            self.counts.expired += late
-            self.counts.cancelled += not late
+            now = self._clock()
+            self.counts.expired += now >= job.deadline
+            self.counts.cancelled += now < job.deadline
+            self.counts.unanswered_s += now - job.arrived
         with self._condition:
             self._queue.discard(job)
         self._accepted.discard(job)
@@ -301,6 +317,7 @@ class Batcher:
         self._busy_until[slot] = started + self._engine_time(sum(stop - start for _, start, stop in batch))
         try:
             pixels = _gather(batch, buffer)
+            gathered = self._clock()
             probabilities = engine.run(pixels)
             _check(probabilities, len(pixels))
         except Exception as error:
@@ -311,7 +328,7 @@ class Batcher:
             return
         finally:
             self._busy_until[slot] = -math.inf  # before anybody hears of the answers
-        self._call_loop(self._deliver, batch, probabilities, started, self._clock())
+        self._call_loop(self._deliver, batch, probabilities, started, gathered, self._clock())
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -322,7 +339,9 @@ class Batcher:
 
     # On the event loop, called by the engine threads.
 
-    def _deliver(self, batch: list[Slice], probabilities: Probabilities, started: float, finished: float) -> None:
+    def _deliver(
+        self, batch: list[Slice], probabilities: Probabilities, started: float, gathered: float, finished: float
+    ) -> None:
         self.counts.executions += 1
         self.counts.images += len(probabilities)
         self._engine_time.observe(len(probabilities), finished - started)
@@ -334,24 +353,27 @@ class Batcher:
             job.largest_batch = max(job.largest_batch, len(probabilities))
             job.started = min(job.started, started) if job.started else started
             if job.answered == len(job.pixels):
-                self._answer(job, finished)
+                self._answer(job, gathered - started, finished)
 
-    def _answer(self, job: Job, finished: float) -> None:
+    def _answer(self, job: Job, input_s: float, finished: float) -> None:
         # A network that overflows on one image must not fail the images beside it.
         if not np.isfinite(job.probabilities).all():
             self._settle([job], EngineFault("the engine gave probabilities that are not finite"))
             return
         future = cast("asyncio.Future[Answer]", job.waiter)
         if not future.done():
-            self.counts.answered += 1
-            future.set_result(
-                Answer(
-                    probabilities=job.probabilities,
-                    queue_s=job.started - job.arrived,
-                    compute_s=finished - job.started,
-                    batch_size=job.largest_batch,
-                )
+            answer = Answer(
+                probabilities=job.probabilities,
+                queue_s=job.started - job.arrived,
+                compute_s=finished - job.started,
+                batch_size=job.largest_batch,
             )
+            self.counts.answered += 1
+            self.counts.queue_s += answer.queue_s
+            self.counts.input_s += input_s
+            self.counts.infer_s += answer.compute_s - input_s
+            self.counts.output_s += self._clock() - finished
+            future.set_result(answer)
 
     def _expire(self, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if not job.waiter.done()]
@@ -384,6 +406,7 @@ class Batcher:
             future = cast("asyncio.Future[Answer]", job.waiter)
             if not future.done():
                 self.counts.failed += isinstance(error, EngineFault | Unavailable)
+                self.counts.unanswered_s += self._clock() - job.arrived
                 future.set_exception(error)
 
 

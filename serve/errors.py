@@ -4,6 +4,7 @@ ServeError
 ├── StartupError         the server does not start: configuration, bundle, engine, port
 ├── InvalidRequest       the caller sent something that can never be answered
 ├── UnknownModel         the caller named a model or version that is not served
+├── Unsupported          the caller asked for something that this server does not do, or was not told to do
 ├── Busy                 the same call may succeed a moment later
 │   ├── QueueFull            too many images wait
 │   └── DeadlineUnreachable  the answer would come after the caller's deadline
@@ -30,6 +31,10 @@ class InvalidRequest(ServeError):
 
 class UnknownModel(ServeError):
     """The request names a model or version that is not served here."""
+
+
+class Unsupported(ServeError):
+    """The request is for something that this server does not do, or does only where it is configured."""
 
 
 class Busy(ServeError):

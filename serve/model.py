@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,14 +131,12 @@ class Model:
         Raises:
             ServeError: See `Batcher.submit`.
         """
-        limit_s = self._max_deadline_s
+        seconds = self._max_deadline_s if timeout_s is None else min(timeout_s, self._max_deadline_s)
         try:
-            # The caller's own deadline needs no clock of ours: gRPC cancels the call when it passes.
-            async with asyncio.timeout(limit_s):
-                seconds = min(limit_s, math.inf if timeout_s is None else timeout_s)
+            async with asyncio.timeout(seconds):
                 return await self.batcher.submit(pixels, deadline=time.monotonic() + seconds)
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {limit_s:g} s, the most that is allowed") from None
+            raise DeadlineExceeded(f"no answer within {seconds:g} s") from None
 
 
 def check_bundle(path: Path, config: ServeConfig) -> str:

@@ -1,9 +1,20 @@
 """The models that are served, by name and version. Changed and read on the event loop only."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from serve.errors import UnknownModel
 from serve.model import Model
+
+
+class ModelControl(Protocol):
+    """Loads and unloads models while the server runs."""
+
+    async def load(self, name: str) -> None:
+        """Serve the newest version of a model, or serve it anew; returns once it answers."""
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model any longer; returns once what was accepted is answered."""
 
 
 class Models:

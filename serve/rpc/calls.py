@@ -48,7 +48,8 @@ def stream(
     request_type: type[Request],
     *,
     write_answer: Callable[[bytes], bytes],
-    write_refusal: Callable[[Refusal], bytes],
+    write_refusal: Callable[[Refusal, Request | None], bytes],
+    ends_refused: Callable[[Context], bool] = lambda _: False,
 ) -> "grpc.RpcMethodHandler[bytes, bytes]":
     """A method for each message of a stream: several at a time, answered in order.
 
@@ -59,17 +60,21 @@ def stream(
         method: Answers one message.
         request_type: What a message is parsed as.
         write_answer: Makes the stream's message of the method's response.
-        write_refusal: Makes the stream's message of what the method raised.
+        write_refusal: Makes the stream's message of what the method raised, and of the request if it is one.
+        ends_refused: Whether the first refusal is to end this stream, as its status.
     """
 
-    async def answer(message: bytes, context: Context) -> bytes:
+    async def answer(message: bytes, context: Context) -> bytes | Refusal:
+        request = None
         try:
-            return write_answer(await method(parse(request_type, message), context))
+            request = parse(request_type, message)
+            return write_answer(await method(request, context))
         except Exception as error:  # the message's outer edge, as the call's is above
-            return write_refusal(refusal(error))
+            refused = refusal(error)
+            return refused if ends_refused(context) else write_refusal(refused, request)
 
     async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
-        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        under_way: asyncio.Queue[asyncio.Task[bytes | Refusal] | None] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_MESSAGES)
 
         async def read() -> None:
@@ -79,13 +84,27 @@ def stream(
                 await room.acquire()
             under_way.put_nowait(None)
 
-        async with asyncio.TaskGroup() as tasks:  # a call that is cancelled takes its messages along
-            tasks.create_task(read())
-            while (task := await under_way.get()) is not None:
-                await context.write(await task)
-                room.release()
+        end: Refusal | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:  # a call that is cancelled, or ends, takes its messages along
+                tasks.create_task(read())
+                while (task := await under_way.get()) is not None:
+                    answered = await task
+                    if isinstance(answered, Refusal):
+                        end = answered
+                        raise _EndOfStream
+                    await context.write(answered)
+                    room.release()
+        except* _EndOfStream:
+            assert end is not None, "this is a bug: a stream ends at a refusal"
+        if end is not None:
+            await context.abort(end.code, end.details, end.trailing_metadata)
 
     return grpc.stream_stream_rpc_method_handler(handle)
+
+
+class _EndOfStream(Exception):
+    """Takes a stream's messages down with it."""
 
 
 def parse(request_type: type[Request], message: bytes) -> Request:

@@ -1,7 +1,6 @@
 """Between messages and arrays: what is checked on the way in, how answers are written on the way out."""
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels
 from serve.errors import InvalidRequest
 from serve.model import Description
+from serve.rpc.encoding import FIXED32, LENGTH, VARINT, embedded, tag
 from serve.rpc.status import Refusal
 
 
@@ -92,10 +92,10 @@ def write_model(model: Description) -> bytes:
 def write_streamed(answer: bytes) -> bytes:
     """The serialised `ClassifyStreamResponse` around a serialised `ClassifyResponse`."""
     fields = digits_pb2.ClassifyStreamResponse.DESCRIPTOR.fields_by_name
-    return bytes((_tag(fields["response"].number, _LENGTH), *_varint(len(answer)))) + answer
+    return embedded(fields["response"].number, answer)
 
 
-def write_refusal(refusal: Refusal) -> bytes:
+def write_refusal(refusal: Refusal, _: digits_pb2.ClassifyRequest | None) -> bytes:
     """The serialised `ClassifyStreamResponse` of a request that is not answered."""
     number: int = refusal.code.value[0]
     message = digits_pb2.Refusal(code=number, message=refusal.details, retry_after_ms=refusal.retry_after_ms or 0)
@@ -104,11 +104,7 @@ def write_refusal(refusal: Refusal) -> bytes:
 
 @functools.cache
 def _prediction(top_k: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
-    """One `Prediction` inside a `ClassifyResponse`, every byte in place but the values: [1], structured.
-
-    See protobuf.dev/programming-guides/encoding: each field is a tag (its number, then how it is encoded), for bytes
-    and messages a length, and the value.
-    """
+    """One `Prediction` inside a `ClassifyResponse`, every byte in place but the values: [1], structured."""
     candidate = np.dtype([("tags", "u1", 3), ("digit", "u1"), ("tag", "u1"), ("probability", "<f4")])
     prediction = np.dtype(
         [
@@ -126,30 +122,15 @@ def _prediction(top_k: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
     top = digits_pb2.Candidate.DESCRIPTOR.fields_by_name
     message = np.zeros(1, prediction)
     size = prediction.itemsize - 3
-    message["tag"] = _tag(fields["predictions"].number, _LENGTH)
+    message["tag"] = tag(fields["predictions"].number, LENGTH)
     # A length in two bytes, seven bits each, though a short one would fit into one.
     message["size"] = (size & 0x7F | 0x80, size >> 7)
-    message["digit_tag"] = _tag(inner["digit"].number, _VARINT)
-    message["probabilities_tag"] = (_tag(inner["probabilities"].number, _LENGTH), CLASSES * 4)
+    message["digit_tag"] = tag(inner["digit"].number, VARINT)
+    message["probabilities_tag"] = (tag(inner["probabilities"].number, LENGTH), CLASSES * 4)
     message["top"]["tags"] = (
-        _tag(inner["top"].number, _LENGTH),
+        tag(inner["top"].number, LENGTH),
         candidate.itemsize - 2,
-        _tag(top["digit"].number, _VARINT),
+        tag(top["digit"].number, VARINT),
     )
-    message["top"]["tag"] = _tag(top["probability"].number, _FIXED32)
+    message["top"]["tag"] = tag(top["probability"].number, FIXED32)
     return message
-
-
-_VARINT, _LENGTH, _FIXED32 = 0, 2, 5
-
-
-def _tag(number: int, encoding: int) -> int:
-    return number << 3 | encoding
-
-
-def _varint(number: int) -> Iterator[int]:
-    """Seven bits a byte, the lowest first; all but the last byte say that more come."""
-    while number >> 7:
-        yield number & 0x7F | 0x80
-        number >>= 7
-    yield number

@@ -36,6 +36,10 @@ class Health(health_pb2_grpc.HealthServicer):
         """Change the status of all services that are known."""
         self.report(*self._statuses, serving=serving)
 
+    def serving(self, service: str = "") -> bool:
+        """Whether a service serves; by default, whether the server does."""
+        return self._statuses.get(service) == SERVING
+
     def forget(self, service: str) -> None:
         """A service is there no longer."""
         self._statuses.pop(service, None)
