@@ -73,7 +73,7 @@ def stream(
             refused = refusal(error)
             return refused if ends_refused(context) else write_refusal(refused, request)
 
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+    async def answer_all(messages: AsyncIterator[bytes], context: Context) -> Refusal | None:
         under_way: asyncio.Queue[asyncio.Task[bytes | Refusal] | None] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_MESSAGES)
 
@@ -96,8 +96,12 @@ def stream(
                     await context.write(answered)
                     room.release()
         except* _EndOfStream:
-            assert end is not None, "this is a bug: a stream ends at a refusal"
-        if end is not None:
+            pass
+        return end
+
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+        # The messages have gone by now, for gRPC would keep them as above.
+        if (end := await answer_all(messages, context)) is not None:
             await context.abort(end.code, end.details, end.trailing_metadata)
 
     return grpc.stream_stream_rpc_method_handler(handle)

@@ -22,6 +22,9 @@ _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
 
 _ID_CHARACTERS = 256
 
+# A few bytes each on the wire, a hundred and more in memory for as long as the request waits.
+_PARAMETERS = 64
+
 Tensor: TypeAlias = inference_pb2.ModelInferRequest.InferInputTensor
 Parameters: TypeAlias = Mapping[str, inference_pb2.InferParameter]
 
@@ -45,8 +48,11 @@ def read_timeout_s(request: inference_pb2.ModelInferRequest, deadline_s: float |
         deadline_s: Seconds until the call's deadline, None without one.
 
     Raises:
-        InvalidRequest: The parameter is no number of microseconds.
+        InvalidRequest: The parameter is no number of microseconds, or there are too many parameters.
     """
+    if not request.parameters:
+        return deadline_s
+    _check_number(request.parameters, "the request")
     if "timeout" not in request.parameters or not (timeout_us := _whole_number(request.parameters, "timeout")):
         return deadline_s
     return timeout_us / 1e6 if deadline_s is None else min(timeout_us / 1e6, deadline_s)
@@ -67,7 +73,7 @@ def read_classes(request: inference_pb2.ModelInferRequest) -> int:
         raise InvalidRequest(f"output {output.name!r:.80} is requested; {OUTPUT!r} is the only one")
     if not output.parameters:
         return 0
-    _refuse_shared_memory(output.parameters, f"output {OUTPUT!r}")
+    _check_tensor(output.parameters, f"output {OUTPUT!r}")
     if "classification" not in output.parameters:
         return 0
     if not (classes := _whole_number(output.parameters, "classification")):
@@ -93,13 +99,9 @@ def read_pixels(request: inference_pb2.ModelInferRequest, *, max_images: int) ->
             "0 to 255, white ink on black, not scaled"
         )
     if tensor.parameters:
-        _refuse_shared_memory(tensor.parameters, f"input {INPUT!r}")
+        _check_tensor(tensor.parameters, f"input {INPUT!r}")
     images = _read_images(tensor, max_images)
-    content = _read_content(request, tensor)
-    if len(content) != images * IMAGE_BYTES:
-        raise InvalidRequest(
-            f"input {INPUT!r} has {len(content)} bytes; its shape has {images} x {IMAGE_BYTES} = {images * IMAGE_BYTES}"
-        )
+    content = _read_content(request, tensor, images * IMAGE_BYTES)
     return np.frombuffer(content, np.uint8).reshape(images, *IMAGE_SHAPE)
 
 
@@ -200,26 +202,29 @@ def _read_images(tensor: Tensor, max_images: int) -> int:
     return shape[0]
 
 
-def _read_content(request: inference_pb2.ModelInferRequest, tensor: Tensor) -> bytes:
-    """The tensor's bytes, from wherever the caller has put them."""
+def _read_content(request: inference_pb2.ModelInferRequest, tensor: Tensor, size: int) -> bytes:
+    """The tensor's bytes, so many, from wherever the caller has put them."""
     raw = request.raw_input_contents
     if tensor.HasField("contents"):
         if raw:
             raise InvalidRequest(
                 f"input {INPUT!r} is sent twice, in contents and in raw_input_contents; one of them was expected"
             )
-        return _read_typed(tensor.contents)
+        return _read_typed(tensor.contents, size)
     if len(raw) != 1:
         raise InvalidRequest(
             f"raw_input_contents has {len(raw)} entries and input {INPUT!r} no contents; one entry was expected"
         )
-    return raw[0]
+    content = raw[0]
+    _check_size(len(content), size)
+    return content
 
 
-def _read_typed(contents: inference_pb2.InferTensorContents) -> bytes:
+def _read_typed(contents: inference_pb2.InferTensorContents, size: int) -> bytes:
     for field, _ in contents.ListFields():
         if field.name != "uint_contents":
             raise InvalidRequest(f"input {INPUT!r} is sent as {field.name}; uint_contents was expected for UINT8")
+    _check_size(len(contents.uint_contents), size)
     try:
         return bytes(contents.uint_contents)
     except ValueError:
@@ -228,7 +233,20 @@ def _read_typed(contents: inference_pb2.InferTensorContents) -> bytes:
         ) from None
 
 
-def _refuse_shared_memory(parameters: Parameters, where: str) -> None:
+def _check_size(received: int, size: int) -> None:
+    if received != size:
+        raise InvalidRequest(
+            f"input {INPUT!r} has {received} bytes; its shape has {size // IMAGE_BYTES} x {IMAGE_BYTES} = {size}"
+        )
+
+
+def _check_number(parameters: Parameters, where: str) -> None:
+    if len(parameters) > _PARAMETERS:
+        raise InvalidRequest(f"{where} has {len(parameters)} parameters; at most {_PARAMETERS} were expected")
+
+
+def _check_tensor(parameters: Parameters, where: str) -> None:
+    _check_number(parameters, where)
     if "shared_memory_region" in parameters:
         raise InvalidRequest(f"{where} is said to be in shared memory, which this server has none of; send the bytes")
 

@@ -231,6 +231,20 @@ def test_a_timeout_that_is_no_number_of_microseconds_is_refused(value: pb.InferP
         read_timeout_s(pb.ModelInferRequest(parameters={"timeout": value}), None)
 
 
+def test_no_more_parameters_are_taken_in_than_anybody_needs() -> None:
+    many = {str(number): parameter(bool_param=True) for number in range(65)}
+    message = request()
+    message.inputs[0].MergeFrom(pb.ModelInferRequest.InferInputTensor(parameters=many))
+    output = pb.ModelInferRequest.InferRequestedOutputTensor(name="probabilities", parameters=many)
+    for read in (
+        lambda: read_timeout_s(pb.ModelInferRequest(parameters=many), None),
+        lambda: read_classes(pb.ModelInferRequest(outputs=[output])),
+        lambda: read_pixels(message, max_images=8),
+    ):
+        with pytest.raises(InvalidRequest, match="has 65 parameters; at most 64 were expected"):
+            read()
+
+
 def test_an_id_comes_back_unless_it_is_too_long() -> None:
     assert read_id(pb.ModelInferRequest(id="ä" * 256)) == "ä" * 256
     with pytest.raises(InvalidRequest, match="id has 257 characters; at most 256 were expected"):
