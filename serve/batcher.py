@@ -1,7 +1,7 @@
 """Dynamic batching: many callers on one event loop, a few engines each on a thread of its own.
 
-A free engine takes what is waiting, at once and up to the largest batch; nothing ever waits for a batch to fill. So
-batches grow exactly when the engines are the bottleneck.
+A free engine takes what is waiting, at once and up to the largest batch; nothing waits for a batch to fill, unless a
+delay is configured. So batches grow exactly when the engines are the bottleneck.
 
 What one caller does never changes what another gets: pixels are checked before they come here; a request that would
 not be answered by its deadline is refused at once, by what is known of the engine's speed; a caller that left, or
@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from serve.engines import CLASSES, IMAGE_SHAPE, Engine, OpenEngine, Pixels, Prob
 from serve.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
+    Draining,
     EngineFault,
     EngineLost,
     QueueFull,
@@ -85,6 +86,23 @@ class Counts:
     unanswered_s: float = 0.0
 
 
+Closed: TypeAlias = Literal["full", "empty", "delay"]
+"""Why no more images were added to a batch: there was no room, nothing more was waiting, or the delay was over."""
+
+
+class BatchObserver:
+    """Sees what a batcher does. It is called on the event loop, and is quick; this one looks away."""
+
+    def executed(self, images: int, seconds: float, closed: Closed) -> None:
+        """An engine call has succeeded."""
+
+    def failed(self) -> None:
+        """An engine call has failed."""
+
+    def answered(self, answer: Answer) -> None:
+        """A request has been answered. Its probabilities do not change any more."""
+
+
 class Batcher:
     """Feeds callers' images to engines in batches.
 
@@ -93,6 +111,8 @@ class Batcher:
         slots: Engine threads.
         max_batch: Most images in one engine call.
         queue_images: Most images waiting; what would exceed it is refused.
+        max_queue_delay_s: How long a free engine may wait after the oldest request's arrival for a batch to fill.
+        observer: Is told of engine calls and answers.
         on_failure: Called on the event loop, once, when an engine thread has died and no request can be served.
         engine_time: What is known of the engine's speed; it learns from every call.
         clock: Seconds; the clock of all deadlines.
@@ -105,6 +125,8 @@ class Batcher:
         slots: int,
         max_batch: int,
         queue_images: int,
+        max_queue_delay_s: float = 0.0,
+        observer: BatchObserver | None = None,
         on_failure: Callable[[], None] = lambda: None,
         engine_time: EngineTime | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -113,10 +135,13 @@ class Batcher:
         self.max_batch = max_batch
         self._open_engine = open_engine
         self._slots = slots
+        self._max_queue_delay_s = max_queue_delay_s
+        self._observer = observer or BatchObserver()
         self._on_failure = on_failure
         self._clock = clock
         self._ended: list[asyncio.Future[None]] = []
-        self._refusal: str | None = "the server is starting"
+        # Made anew for every caller: an exception that is kept would keep the callers' frames.
+        self._refusal: Callable[[], Unavailable] | None = functools.partial(Unavailable, "the server is starting")
         self._accepted: set[Job] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -156,12 +181,22 @@ class Batcher:
     @property
     def refusal(self) -> str | None:
         """Why no requests are accepted; None while they are."""
-        return self._refusal
+        return str(self._refusal()) if self._refusal else None
 
     @property
     def failed(self) -> bool:
         """Whether an engine thread has died."""
         return self._failed
+
+    @property
+    def queued_images(self) -> int:
+        """Images that wait for an engine. May be read on any thread."""
+        return self._queue.images
+
+    @property
+    def in_flight(self) -> int:
+        """Requests accepted and not answered yet. May be read on any thread."""
+        return len(self._accepted)
 
     async def submit(self, pixels: Pixels, *, deadline: float = math.inf) -> Answer:
         """`enqueue`, and wait. Arguments and errors as there."""
@@ -197,7 +232,9 @@ class Batcher:
 
     async def drain(self) -> None:
         """Refuse new requests, wait until the accepted ones are answered, then end the engine threads."""
-        self._refusal = self._refusal or "the server is draining"
+        self._refusal = self._refusal or functools.partial(Draining, "the server is draining")
+        with self._condition:
+            self._condition.notify_all()  # a batch that waits for more waits in vain
         await self._idle.wait()
         await self._stop()
 
@@ -210,13 +247,13 @@ class Batcher:
             How many requests were failed.
         """
         unanswered = len(self._accepted)
-        self._fail(Unavailable("the server is shutting down"))
+        self._fail(functools.partial(Draining, "the server is shutting down"))
         await self._stop(timeout_s=1.0)
         return unanswered
 
     def _admit(self, job: Job) -> None:
         if self._refusal:
-            raise Unavailable(self._refusal)
+            raise self._refusal()
         if job.deadline <= job.arrived:
             self.counts.expired += 1
             raise DeadlineExceeded("the deadline had passed when the request arrived")
@@ -279,8 +316,8 @@ class Batcher:
                 self._warm_up(engine)
                 self._call_loop(_resolve, ready, engine)
                 buffer = np.empty((self.max_batch, *IMAGE_SHAPE), np.uint8)
-                while batch := self._next_batch():
-                    self._run(slot, engine, buffer, batch)
+                while taken := self._next_batch():
+                    self._run(slot, engine, buffer, *taken)
         except BaseException as error:  # the thread's outer edge: nobody may be left waiting for it
             self._call_loop(self._engine_died, ready, error)
         finally:
@@ -295,11 +332,14 @@ class Batcher:
             engine.run(pixels)
             self._call_loop(self._engine_time.observe, images, self._clock() - started)
 
-    def _next_batch(self) -> list[Slice]:
-        """Wait until somebody waits, then take up to a batch; empty when there is to be no more."""
+    def _next_batch(self) -> tuple[list[Slice], Closed] | None:
+        """Wait until somebody waits, then take up to a batch; None when there is to be no more."""
         expired: list[Job] = []
         with self._condition:
             while not self._stopping:
+                if (delay_s := self._seconds_to_fill()) > 0:
+                    self._condition.wait(delay_s)
+                    continue
                 batch = self._queue.take(self.max_batch, self._clock(), self._engine_time, expired.append)
                 if expired:
                     self._call_loop(self._expire, expired)
@@ -308,11 +348,22 @@ class Batcher:
                     if self._queue.images:
                         # One arrival wakes one thread, but may bring more than one batch.
                         self._condition.notify()
-                    return batch
+                    return batch, self._closed(batch)
                 self._condition.wait()
-        return []
+        return None
 
-    def _run(self, slot: int, engine: Engine, buffer: Pixels, batch: list[Slice]) -> None:
+    def _seconds_to_fill(self) -> float:
+        """How long what waits may still wait for more images."""
+        if not self._max_queue_delay_s or self._refusal or not 0 < self._queue.images < self.max_batch:
+            return 0.0
+        return self._queue.open_until(self._max_queue_delay_s, self._engine_time(self.max_batch)) - self._clock()
+
+    def _closed(self, batch: list[Slice]) -> Closed:
+        if sum(stop - start for _, start, stop in batch) == self.max_batch:
+            return "full"
+        return "delay" if self._max_queue_delay_s and not self._refusal else "empty"
+
+    def _run(self, slot: int, engine: Engine, buffer: Pixels, batch: list[Slice], closed: Closed) -> None:
         started = self._clock()
         self._busy_until[slot] = started + self._engine_time(sum(stop - start for _, start, stop in batch))
         try:
@@ -328,7 +379,7 @@ class Batcher:
             return
         finally:
             self._busy_until[slot] = -math.inf  # before anybody hears of the answers
-        self._call_loop(self._deliver, batch, probabilities, started, gathered, self._clock())
+        self._call_loop(self._deliver, batch, closed, probabilities, started, gathered, self._clock())
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -340,11 +391,18 @@ class Batcher:
     # On the event loop, called by the engine threads.
 
     def _deliver(
-        self, batch: list[Slice], probabilities: Probabilities, started: float, gathered: float, finished: float
+        self,
+        batch: list[Slice],
+        closed: Closed,
+        probabilities: Probabilities,
+        started: float,
+        gathered: float,
+        finished: float,
     ) -> None:
         self.counts.executions += 1
         self.counts.images += len(probabilities)
         self._engine_time.observe(len(probabilities), finished - started)
+        self._observer.executed(len(probabilities), finished - started, closed)
         row = 0
         for job, start, stop in batch:
             job.probabilities[start:stop] = probabilities[row : row + stop - start]
@@ -373,6 +431,7 @@ class Batcher:
             self.counts.input_s += input_s
             self.counts.infer_s += answer.compute_s - input_s
             self.counts.output_s += self._clock() - finished
+            self._observer.answered(answer)
             future.set_result(answer)
 
     def _expire(self, jobs: list[Job]) -> None:
@@ -382,6 +441,7 @@ class Batcher:
 
     def _fail_batch(self, batch: list[Slice], error: EngineFault) -> None:
         self.counts.executions += 1
+        self._observer.failed()
         self._settle([job for job, _, _ in batch], error)
 
     def _engine_died(self, ready: asyncio.Future[Engine], error: BaseException) -> None:
@@ -390,16 +450,16 @@ class Batcher:
             ready.set_exception(error)
             return
         log.critical("an engine thread died; no more requests are served", exc_info=error)
-        self._fail(Unavailable("the engine has died; this server must be restarted"))
+        self._fail(functools.partial(Unavailable, "the engine has died; this server must be restarted"))
         if not self._failed:
             self._failed = True
             self._on_failure()
 
-    def _fail(self, error: Unavailable) -> None:
-        self._refusal = str(error)
+    def _fail(self, refusal: Callable[[], Unavailable]) -> None:
+        self._refusal = refusal
         with self._condition:
             self._queue.clear()
-        self._settle(list(self._accepted), error)
+        self._settle(list(self._accepted), refusal())
 
     def _settle(self, jobs: Iterable[Job], error: ServeError) -> None:
         for job in jobs:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -45,6 +45,10 @@ class ServeConfig:
     """Most images waiting for an engine; a request that does not fit is refused at once with RESOURCE_EXHAUSTED.
     Bounds the waiting time: allow about 0.05 ms per image and core for the smallest network on a CPU."""
 
+    max_queue_delay_us: int = 0
+    """Microseconds that a free engine may wait after the oldest request's arrival for more images, up to a full batch.
+    0 never waits. Saves work on an engine whose calls cost much to begin, at the price of everybody's time."""
+
     max_images_per_request: int = 1024
     """Most images in one request. A request larger than `max_batch` is split and answered whole."""
 
@@ -62,6 +66,23 @@ class ServeConfig:
     log_level: str = "info"
     """Least level of the log on standard error: debug, info, warning or error."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+
+    access_log: float = 0.0
+    """Share of the requests that get a line in the log, 0 to 1, of which ten a second are written in the long run.
+    Requests that end with INTERNAL always count among them."""
+
+    metrics_port: int | None = None
+    """TCP port where Prometheus scrapes /metrics; 0 takes a free one, which the log names. Default: none."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address that `metrics_port` is on. The default admits scrapers of this machine only."""
+
+    otel_endpoint: str | None = None
+    """URL of an OpenTelemetry collector that speaks OTLP over HTTP, such as http://127.0.0.1:4318, which gets a span of
+    every request; OTEL_EXPORTER_OTLP_ENDPOINT sets it, too. Default: no traces."""
+
     def __post_init__(self) -> None:
         """Check every field."""
         self._check("port", 0 <= self.port <= 65535, "0 to 65535")
@@ -73,10 +94,18 @@ class ServeConfig:
             self.max_images_per_request <= self.queue_images <= 1 << 20,
             f"{self.max_images_per_request} (--max-images-per-request) to {1 << 20}, or a request might never fit",
         )
+        self._check("max_queue_delay_us", 0 <= self.max_queue_delay_us <= 1_000_000, "0 to 1000000")
         self._check("max_calls", 1 <= self.max_calls <= 1 << 20, f"1 to {1 << 20}")
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
         self._check("grace_s", 0 <= self.grace_s <= 3600, "0 to 3600")
         self._check("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}")
+        self._check("access_log", 0 <= self.access_log <= 1, "0 to 1")
+        self._check("metrics_port", self.metrics_port is None or 0 <= self.metrics_port <= 65535, "0 to 65535")
+        self._check(
+            "otel_endpoint",
+            self.otel_endpoint is None or self.otel_endpoint.startswith(("http://", "https://")),
+            "a URL that begins with http:// or https://",
+        )
 
     def _check(self, field: str, holds: bool, allowed: str) -> None:
         if not holds:

@@ -9,7 +9,8 @@ ServeError
 │   ├── QueueFull            too many images wait
 │   └── DeadlineUnreachable  the answer would come after the caller's deadline
 ├── DeadlineExceeded     the caller's time ran out
-├── Unavailable          the server is starting, draining or broken; another one can be asked at once
+├── Unavailable          the server is starting or broken; another one can be asked at once
+│   └── Draining             or is about to end, having been told to
 └── EngineFault          the engine failed on this request's batch
     └── EngineLost       and will fail on every other
 
@@ -59,6 +60,10 @@ class DeadlineExceeded(ServeError):
 
 class Unavailable(ServeError):
     """The server takes no requests: it is starting or draining, or its engine has died."""
+
+
+class Draining(Unavailable):
+    """The server, or the model, is being stopped."""
 
 
 class EngineFault(ServeError):

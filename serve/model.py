@@ -12,7 +12,7 @@ import numpy as np
 
 from bundle import Bundle, BundleError
 from bundle.manifest import INPUT, OUTPUT
-from serve.batcher import Answer, Batcher
+from serve.batcher import Answer, Batcher, BatchObserver
 from serve.config import ServeConfig
 from serve.engines import IMAGE_SHAPE, Pixels
 from serve.engines.selection import Selection, select
@@ -67,13 +67,21 @@ class Model:
         self._max_deadline_s = max_deadline_s
 
     @classmethod
-    def open(cls, path: Path, config: ServeConfig, *, on_failure: Callable[[Self], None] = lambda _: None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        config: ServeConfig,
+        *,
+        on_failure: Callable[[Self], None] = lambda _: None,
+        observer: Callable[[str, str], BatchObserver] = lambda _name, _version: BatchObserver(),
+    ) -> Self:
         """Verify a bundle and choose what computes it. Nothing is started yet.
 
         Args:
             path: The bundle.
             config: The configuration.
             on_failure: Called on the event loop, once, when an engine has died and the model can answer no more.
+            observer: Gives the batcher's observer for a name and a version.
 
         Raises:
             StartupError: The bundle is not usable on this machine, or not with this configuration.
@@ -96,6 +104,8 @@ class Model:
             slots=config.slots or selection.slots,
             max_batch=description.max_batch,
             queue_images=config.queue_images,
+            max_queue_delay_s=config.max_queue_delay_us / 1e6,
+            observer=observer(manifest.name, manifest.version),
             on_failure=lambda: on_failure(model),
         )
         model = cls(path, description, batcher, max_deadline_s=config.max_deadline_s)

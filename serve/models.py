@@ -1,4 +1,4 @@
-"""The models that are served, by name and version. Changed and read on the event loop only."""
+"""The models that are served, by name and version. Changed and found on the event loop only."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -29,8 +29,9 @@ class Models:
         self._versions: dict[str, dict[str, Model]] = {}
 
     def __iter__(self) -> Iterator[Model]:
-        for versions in self._versions.values():
-            yield from versions.values()
+        """All of them; on any thread, whatever the event loop does meanwhile."""
+        for versions in list(self._versions.values()):
+            yield from list(versions.values())
 
     def put(self, model: Model) -> Model | None:
         """Serve a model from now on.

@@ -76,6 +76,16 @@ class Queue:
             del self._jobs[job]
             self.images -= job.waiting
 
+    def open_until(self, delay_s: float, engine_s: float) -> float:
+        """Until when what waits, which is something, may wait for more images without missing anybody's deadline.
+
+        Args:
+            delay_s: How long the oldest job may wait.
+            engine_s: How long the batch may take, whatever else comes into it.
+        """
+        oldest = next(iter(self._jobs))
+        return min(oldest.arrived + delay_s, min(job.deadline for job in self._jobs) - engine_s)
+
     def take(
         self, max_images: int, now: float, engine_time: Callable[[int], float], expired: Callable[[Job], None]
     ) -> list[Slice]:

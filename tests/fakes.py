@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from serve.engines import Pixels, Probabilities
+from serve.estimate import EngineTime
 
 
 def images(count: int, seed: int = 0) -> Pixels:
@@ -68,3 +69,34 @@ class FakeEngine:
         if self.misbehave:
             return self.misbehave.pop(0)(pixels)
         return answer_for(pixels)
+
+
+class Line(EngineTime):
+    """An engine that takes 10 s to begin and 1 s for each image, whatever is observed."""
+
+    def observe(self, count: int, seconds: float) -> None:
+        pass
+
+    def __call__(self, count: int) -> float:
+        return 10.0 + count
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._read = threading.Event()
+
+    def __call__(self) -> float:
+        if threading.current_thread() is not threading.main_thread():
+            self._read.set()
+        return self.now
+
+    def forget(self) -> None:
+        """Have `wait_until_read` wait for a reading that is yet to come."""
+        self._read.clear()
+
+    def wait_until_read(self) -> None:
+        """Block until a thread that is not the event loop's has read it."""
+        assert self._read.wait(timeout=30), "no engine thread looked at the clock"

@@ -13,31 +13,10 @@ import pytest
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.batcher import Answer, Batcher
 from serve.errors import DeadlineExceeded, DeadlineUnreachable
-from serve.estimate import EngineTime
-from tests.fakes import FakeEngine, images
+from tests.fakes import Clock, FakeEngine, Line, images
 from tests.serve.conftest import Serving
 
 pytestmark = pytest.mark.timeout(30)
-
-
-class Line(EngineTime):
-    """An engine that takes 10 s to begin and 1 s for each image, whatever is observed."""
-
-    def observe(self, count: int, seconds: float) -> None:
-        pass
-
-    def __call__(self, count: int) -> float:
-        return 10.0 + count
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @asynccontextmanager
