@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import functools
 import gc
-import logging
 import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from serve import logs
 from serve.errors import StartupError
 from serve.settings import parse, to_toml
 
@@ -29,9 +29,7 @@ def main() -> int:
         if command.print_config:
             print(to_toml(config), end="")
             return 0
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logs.configure(config.log_format, config.log_level)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _schedule_as_batch()
         app = _import_app()

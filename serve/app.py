@@ -25,6 +25,7 @@ from serve.model import Model, check_bundle
 from serve.models import Models
 from serve.rpc import digits, health, inference
 from serve.rpc.health import Health
+from serve.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,16 @@ class Server:
     """Models behind one port.
 
     Lifecycle: construct, `start`, `stop`; the last two once each, on one event loop.
+
+    Attributes:
+        telemetry: What operators see.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
         self._models = Models()
         self._health = Health()
+        self.telemetry = Telemetry(config, self._models)
 
     async def start(self) -> int:
         """Start serving.
@@ -55,16 +60,26 @@ class Server:
         Raises:
             StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
         """
-        config = self._config
-        model = await asyncio.to_thread(Model.open, config.models, config, on_failure=self._on_failure)
+        await self.telemetry.start()
+        try:
+            return await self._serve()
+        except BaseException:
+            await self.telemetry.stop()
+            raise
+
+    async def _serve(self) -> int:
+        config, telemetry = self._config, self.telemetry
+        model = await asyncio.to_thread(
+            Model.open, config.models, config, on_failure=self._on_failure, observer=telemetry.batch_observer
+        )
         self._models.put(model)
         self._health.report("", *SERVICES, model.description.name, serving=False)
         self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
         self._grpc.add_generic_rpc_handlers(
             [
-                digits.handler(digits.DigitRecognizer(self._models)),
-                inference.handler(inference.InferenceService(self._models, self._health)),
+                digits.handler(digits.DigitRecognizer(self._models), telemetry.call_observers),
+                inference.handler(inference.InferenceService(self._models, self._health), telemetry.call_observers),
             ]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -105,6 +120,7 @@ class Server:
             log.warning("stopped with %d requests unanswered", unanswered)
         # The answers are there; handlers need a moment to send them.
         await self._grpc.stop(grace=1.0)
+        await self.telemetry.stop()
         return not unanswered and not any(batcher.failed for batcher in batchers)
 
     async def _drain(self) -> None:

@@ -1,7 +1,8 @@
 """Where a configuration comes from: flags, else the environment, else a file, else the defaults.
 
 All three have the same keys. A flag is `--queue-images 512`, the variable is `DIGITS_SERVE_QUEUE_IMAGES=512`, the file
-is TOML, `queue_images = 512`, named by `--config FILE` or `DIGITS_SERVE_CONFIG`.
+is TOML, `queue_images = 512`, named by `--config FILE` or `DIGITS_SERVE_CONFIG`. The variables of other projects in
+`FOREIGN` count as well, after ours.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from serve.config import ServeConfig
 from serve.errors import StartupError
 
 PREFIX = "DIGITS_SERVE_"
+
+FOREIGN = {"OTEL_EXPORTER_OTLP_ENDPOINT": "otel_endpoint"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,9 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values = {}
+    values: dict[str, Any] = {
+        name: environment[variable] for variable, name in FOREIGN.items() if variable in environment
+    }
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG":
             name = _known(variable.removeprefix(PREFIX).lower(), f"{variable}: ")

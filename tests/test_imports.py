@@ -40,6 +40,8 @@ DOORS = {
     "tensorrt_rtx": ("export", "serve.engines"),
     "onnxruntime": ("serve.engines", "export"),
     "cuda": ("serve.engines",),
+    "prometheus_client": ("serve.metrics", "serve.exposition"),
+    "opentelemetry": ("serve.traces",),
 }
 
 # Libraries that only one module of each folder with a door may import.

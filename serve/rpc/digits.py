@@ -4,7 +4,7 @@ import grpc
 
 from protos.digits.v1 import digits_pb2
 from serve.models import Models
-from serve.rpc.calls import Context, stream, unary
+from serve.rpc.calls import Call, Observers, service, stream, unary
 from serve.rpc.digits_wire import read_pixels, read_top_k, write_answer, write_model, write_refusal, write_streamed
 
 SERVICE = digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name
@@ -20,22 +20,25 @@ class DigitRecognizer:
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    async def classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> bytes:
+    async def classify(self, request: digits_pb2.ClassifyRequest, call: Call) -> bytes:
         """See `Classify` in digits.proto."""
         model = self._models.find(request.model, request.version)
+        call.model = model.description
         top_k = read_top_k(request)
         pixels = read_pixels(request, max_images=model.description.max_images_per_request)
-        answer = await model.classify(pixels, timeout_s=context.time_remaining())
-        return write_answer(answer, model.description, top_k=top_k)
+        call.images = len(pixels)
+        call.answer = await model.classify(pixels, timeout_s=call.time_remaining())
+        return write_answer(call.answer, model.description, top_k=top_k)
 
-    async def get_model(self, request: digits_pb2.GetModelRequest, context: Context) -> bytes:
+    async def get_model(self, request: digits_pb2.GetModelRequest, call: Call) -> bytes:
         """See `GetModel` in digits.proto."""
-        return write_model(self._models.find(request.model, request.version).description)
+        call.model = self._models.find(request.model, request.version).description
+        return write_model(call.model)
 
 
-def handler(servicer: DigitRecognizer) -> grpc.GenericRpcHandler:
+def handler(servicer: DigitRecognizer, observers: Observers) -> grpc.GenericRpcHandler:
     """The servicer's methods as gRPC wants them."""
-    return grpc.method_handlers_generic_handler(
+    return service(
         SERVICE,
         {
             "Classify": unary(servicer.classify, digits_pb2.ClassifyRequest),
@@ -47,4 +50,5 @@ def handler(servicer: DigitRecognizer) -> grpc.GenericRpcHandler:
             ),
             "GetModel": unary(servicer.get_model, digits_pb2.GetModelRequest),
         },
+        observers,
     )

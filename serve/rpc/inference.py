@@ -9,7 +9,7 @@ from protos.inference import inference_pb2 as pb
 from serve.errors import UnknownModel, Unsupported
 from serve.model import Model
 from serve.models import ModelControl, Models
-from serve.rpc.calls import Context, stream, unary
+from serve.rpc.calls import Call, Context, Observers, service, stream, unary
 from serve.rpc.health import Health
 from serve.rpc.inference_wire import (
     read_classes,
@@ -47,15 +47,15 @@ class InferenceService:
         self._health = health
         self._control = control
 
-    async def server_live(self, request: pb.ServerLiveRequest, context: Context) -> bytes:
+    async def server_live(self, request: pb.ServerLiveRequest, call: Call) -> bytes:
         """See `ServerLive` in inference.proto."""
         return pb.ServerLiveResponse(live=True).SerializeToString()
 
-    async def server_ready(self, request: pb.ServerReadyRequest, context: Context) -> bytes:
+    async def server_ready(self, request: pb.ServerReadyRequest, call: Call) -> bytes:
         """See `ServerReady` in inference.proto."""
         return pb.ServerReadyResponse(ready=self._health.serving()).SerializeToString()
 
-    async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> bytes:
+    async def model_ready(self, request: pb.ModelReadyRequest, call: Call) -> bytes:
         """See `ModelReady` in inference.proto."""
         try:
             ready = _is_ready(self._models.find(request.name, request.version))
@@ -63,33 +63,36 @@ class InferenceService:
             ready = False
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
-    async def server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> bytes:
+    async def server_metadata(self, request: pb.ServerMetadataRequest, call: Call) -> bytes:
         """See `ServerMetadata` in inference.proto."""
         return pb.ServerMetadataResponse(
             name=_DISTRIBUTION, version=_version(), extensions=_EXTENSIONS
         ).SerializeToString()
 
-    async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> bytes:
+    async def model_metadata(self, request: pb.ModelMetadataRequest, call: Call) -> bytes:
         """See `ModelMetadata` in inference.proto."""
-        model = self._models.find(request.name, request.version).description
+        call.model = model = self._models.find(request.name, request.version).description
         versions = [each.description.version for each in self._models if each.description.name == model.name]
         return write_metadata(model, versions)
 
-    async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> bytes:
+    async def model_infer(self, request: pb.ModelInferRequest, call: Call) -> bytes:
         """See `ModelInfer` in inference.proto."""
         model = self._models.find(request.model_name, request.model_version)
+        call.model = model.description
         request_id = read_id(request)
         classes = read_classes(request)
-        timeout_s = read_timeout_s(request, context.time_remaining())
+        timeout_s = read_timeout_s(request, call.time_remaining())
         pixels = read_pixels(request, max_images=model.description.max_images_per_request)
-        answer = await model.classify(pixels, timeout_s=timeout_s)
-        return write_answer(answer, model.description, classes=classes, request_id=request_id)
+        call.images = len(pixels)
+        call.answer = await model.classify(pixels, timeout_s=timeout_s)
+        return write_answer(call.answer, model.description, classes=classes, request_id=request_id)
 
-    async def model_config(self, request: pb.ModelConfigRequest, context: Context) -> bytes:
+    async def model_config(self, request: pb.ModelConfigRequest, call: Call) -> bytes:
         """See `ModelConfig` in inference.proto."""
-        return write_config(self._models.find(request.name, request.version).description)
+        call.model = self._models.find(request.name, request.version).description
+        return write_config(call.model)
 
-    async def model_statistics(self, request: pb.ModelStatisticsRequest, context: Context) -> bytes:
+    async def model_statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> bytes:
         """See `ModelStatistics` in inference.proto."""
         models = [
             model
@@ -99,12 +102,12 @@ class InferenceService:
         # Raises what says why there is none.
         return write_statistics(models or [self._models.find(request.name, request.version)])
 
-    async def repository_index(self, request: pb.RepositoryIndexRequest, context: Context) -> bytes:
+    async def repository_index(self, request: pb.RepositoryIndexRequest, call: Call) -> bytes:
         """See `RepositoryIndex` in inference.proto."""
         _refuse_repository(request.repository_name)
         return write_index(model for model in self._models if _is_ready(model) or not request.ready)
 
-    async def load(self, request: pb.RepositoryModelLoadRequest, context: Context) -> bytes:
+    async def load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> bytes:
         """See `RepositoryModelLoad` in inference.proto."""
         _refuse_repository(request.repository_name)
         if request.parameters:
@@ -114,17 +117,17 @@ class InferenceService:
         await self._allowed_control().load(request.model_name)
         return pb.RepositoryModelLoadResponse().SerializeToString()
 
-    async def unload(self, request: pb.RepositoryModelUnloadRequest, context: Context) -> bytes:
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> bytes:
         """See `RepositoryModelUnload` in inference.proto."""
         _refuse_repository(request.repository_name)
         await self._allowed_control().unload(request.model_name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()
 
-    async def shared_memory(self, request: pb.SharedMemoryRequest, context: Context) -> bytes:
+    async def shared_memory(self, request: pb.SharedMemoryRequest, call: Call) -> bytes:
         """See `SystemSharedMemoryRegister` in inference.proto, and the others that are UNIMPLEMENTED."""
         raise Unsupported("this server has no shared memory; send the bytes with the request")
 
-    async def unregister_shared_memory(self, request: pb.SharedMemoryRequest, context: Context) -> bytes:
+    async def unregister_shared_memory(self, request: pb.SharedMemoryRequest, call: Call) -> bytes:
         """See `SystemSharedMemoryUnregister` in inference.proto."""
         return pb.SharedMemoryResponse().SerializeToString()
 
@@ -134,9 +137,9 @@ class InferenceService:
         return self._control
 
 
-def handler(servicer: InferenceService) -> grpc.GenericRpcHandler:
+def handler(servicer: InferenceService, observers: Observers) -> grpc.GenericRpcHandler:
     """The servicer's methods as gRPC wants them."""
-    return grpc.method_handlers_generic_handler(
+    return service(
         SERVICE,
         {
             "ServerLive": unary(servicer.server_live, pb.ServerLiveRequest),
@@ -164,6 +167,7 @@ def handler(servicer: InferenceService) -> grpc.GenericRpcHandler:
             "CudaSharedMemoryRegister": unary(servicer.shared_memory, pb.SharedMemoryRequest),
             "CudaSharedMemoryUnregister": unary(servicer.unregister_shared_memory, pb.SharedMemoryRequest),
         },
+        observers,
     )
 
 

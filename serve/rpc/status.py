@@ -2,7 +2,8 @@
 
 import logging
 import math
-import uuid
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
@@ -11,9 +12,11 @@ from serve.errors import (
     Busy,
     DeadlineExceeded,
     DeadlineUnreachable,
+    Draining,
     EngineFault,
     InvalidRequest,
     QueueFull,
+    ServeError,
     Unavailable,
     UnknownModel,
     Unsupported,
@@ -29,6 +32,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     DeadlineUnreachable: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Draining: grpc.StatusCode.UNAVAILABLE,
     EngineFault: grpc.StatusCode.INTERNAL,
 }
 
@@ -38,11 +42,13 @@ class Refusal(NamedTuple):
 
     Attributes:
         code: gRPC's status.
+        reason: Why, in a word for metrics, such as "queue_full".
         details: The same for people.
         retry_after_ms: When to come back, where that is known.
     """
 
     code: grpc.StatusCode
+    reason: str
     details: str
     retry_after_ms: int | None = None
 
@@ -52,14 +58,25 @@ class Refusal(NamedTuple):
         return () if self.retry_after_ms is None else (("grpc-retry-pushback-ms", str(self.retry_after_ms)),)
 
 
-def refusal(error: Exception) -> Refusal:
-    """What the caller is told. Anything that is not in the table is our own fault, and its reason goes to the log."""
+def refusal(error: Exception, request_id: Callable[[], str]) -> Refusal:
+    """What the caller is told. Anything that is not in the table is our own fault, and its reason goes to the log.
+
+    Args:
+        error: What the method raised.
+        request_id: Names the request, where that is needed.
+    """
     code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
+    reason = _reason(type(error))
     if code is grpc.StatusCode.INTERNAL:
-        request_id = uuid.uuid4().hex
-        log.error("request %s failed", request_id, exc_info=error)
-        return Refusal(code, f"internal error; the server's log has the reason under request id {request_id}")
+        name = request_id()
+        log.error("request %s failed", name, exc_info=error, extra={"request_id": name})
+        return Refusal(code, reason, f"internal error; the server's log has the reason under request id {name}")
     if isinstance(error, Busy):
         # At least a millisecond: clients read 0 as "at once".
-        return Refusal(code, str(error), max(1, math.ceil(error.retry_after_s * 1000)))
-    return Refusal(code, str(error))
+        return Refusal(code, reason, str(error), max(1, math.ceil(error.retry_after_s * 1000)))
+    return Refusal(code, reason, str(error))
+
+
+def _reason(error: type[Exception]) -> str:
+    """The class's name as metrics spell it: QueueFull is queue_full. Classes that are not ours are one reason."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower() if issubclass(error, ServeError) else "internal"

@@ -1,6 +1,7 @@
 """Flags, environment, file, defaults: who wins, and what a slip gets."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -93,6 +94,20 @@ def test_what_is_printed_is_a_file_that_gives_the_same(file):
 def test_a_slip_in_the_file_is_answered_with_its_place(file, text, message):
     with pytest.raises(StartupError, match=message):
         settings("--config", file(text))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-queue-delay-us", "1000001"], "--max-queue-delay-us is 1000001; expected 0 to 1000000"),
+        (["--access-log", "1.5"], "--access-log is 1.5; expected 0 to 1"),
+        (["--metrics-port", "65536"], "--metrics-port is 65536; expected 0 to 65535"),
+        (["--otel-endpoint", "collector:4318"], "--otel-endpoint is 'collector:4318'; expected a URL that begins with"),
+    ],
+)
+def test_a_value_out_of_range_is_answered_with_what_is_allowed(flags, message):
+    with pytest.raises(StartupError, match=re.escape(message)):
+        settings(*flags)
 
 
 def test_a_slip_in_a_variable_is_answered_with_its_name():

@@ -288,13 +288,13 @@ def test_an_answer_in_a_stream_is_the_answer(count: int) -> None:
 
 @pytest.mark.parametrize(("sent", "given_back"), [("7", "7"), ("x" * 1000, "x" * 256)])
 def test_a_refusal_in_a_stream_has_the_requests_id(sent: str, given_back: str) -> None:
-    refusal = Refusal(grpc.StatusCode.NOT_FOUND, "no such model")
+    refusal = Refusal(grpc.StatusCode.NOT_FOUND, "unknown_model", "no such model")
     response = pb.ModelStreamInferResponse.FromString(write_refusal(refusal, pb.ModelInferRequest(id=sent)))
     assert response.error_message == "no such model"
     assert response.infer_response == pb.ModelInferResponse(id=given_back)
 
 
 def test_a_refusal_of_what_is_no_request_has_no_id() -> None:
-    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no message")
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "invalid_request", "no message")
     response = pb.ModelStreamInferResponse.FromString(write_refusal(refusal, None))
     assert (response.error_message, response.infer_response.id) == ("no message", "")
