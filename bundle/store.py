@@ -52,7 +52,7 @@ class Bundle:
                 f"{path}: found {found}, a bundle directory was expected; "
                 "make one with `python -m export.to_onnx best.pt`"
             )
-        bundle = cls(path=path, manifest=_read_manifest(path / MANIFEST_NAME))
+        bundle = cls(path=path, manifest=read_manifest(path / MANIFEST_NAME))
         for name in bundle.manifest.files:
             bundle.read(name)
         return bundle
@@ -159,7 +159,12 @@ def file_entry(content: bytes) -> File:
     return File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file; what it lists is not looked at.
+
+    Raises:
+        ManifestError: The file is missing, unreadable, too large, or no manifest.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_MANIFEST_BYTES + 1)

@@ -10,6 +10,13 @@ _DATA = {
     "digits8x8": "scikit-learn's copy of the UCI optical digits: 1,797 images of 8 x 8 pixels, enlarged. Not MNIST",
 }
 
+# The images in `probe.bin` are copies, and come under the terms of what they were copied from.
+_LICENCES = {
+    "mnist": "MNIST, and with it the few of its test images in `probe.bin`, is by Y. LeCun, C. Cortes and C. J. C. "
+    "Burges under [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/).",
+}
+_OWN_TERMS = "The training images, and the few test images in `probe.bin`, come under their own terms."
+
 
 def write(manifest: Manifest) -> str:
     """Returns the card of a bundle from its manifest."""
@@ -43,7 +50,7 @@ def write(manifest: Manifest) -> str:
             "",
             *((f"**Recipe.** {recipe}.",) if recipe else ()),
             "",
-            "**Licence.** MIT, as the code. The training images come under their own terms.",
+            f"**Licence.** MIT, as the code. {_LICENCES.get(trained['data']['name'], _OWN_TERMS)}",
             "",
         )
     )

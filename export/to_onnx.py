@@ -1,7 +1,7 @@
 """`python -m export.to_onnx best.pt`: make a bundle that serves on ONNX Runtime.
 
 The bundle holds the graph in FP32 and in FP16, and is published only when the gate (`export.gate`) finds nothing wrong
-with either on the checkpoint's labelled test set.
+with either on the checkpoint's labelled test set. A few of those images go along, for servers to check themselves by.
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ import train.checkpoint
 import train.data
 from bundle import Bundle, Manifest
 from bundle.manifest import INPUT, OUTPUT, Checkpoint, Graph, Normalisation, Parity, check_identity
+from bundle.probe import PROBE
 from bundle.store import check_target, publish
-from export import card, command, gate, graph, half, page
+from export import card, command, gate, graph, half, page, probe
 from export.errors import ExportError, ParityError
 from export.gate import Check, Report, TestSet
 from export.graph import Precision
@@ -129,7 +130,7 @@ def export(options: Options) -> Bundle:
         },
     )
     manifest = _describe(name, options.version, origin, report)
-    bundle = publish(options.target, manifest, graphs | documents(manifest, document))
+    bundle = publish(options.target, manifest, graphs | {PROBE: probe.choose(test)} | documents(manifest, document))
     _refused_page(options.target).unlink(missing_ok=True)
     print(f"published {bundle.path}")
     return bundle

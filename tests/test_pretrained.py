@@ -28,7 +28,7 @@ def test_each_is_whole_and_comes_from_the_checkpoint_beside_it(name: str) -> Non
     bundle = Bundle.open(PRETRAINED / name)
     assert bundle.manifest.name == name
     graphs = {GRAPH, HALF_GRAPH, INT8_GRAPH} if name == "champion" else {GRAPH, HALF_GRAPH}
-    assert set(bundle.manifest.files) == {*graphs, "parity.json", "parity.html", "README.md"}
+    assert set(bundle.manifest.files) == {*graphs, "probe.bin", "parity.json", "parity.html", "README.md"}
     stored = PRETRAINED / f"{name}.pt"
     assert bundle.manifest.checkpoint.sha256 == hashlib.sha256(stored.read_bytes()).hexdigest()
     assert train.checkpoint.load(stored).data["name"] == "mnist"

@@ -68,7 +68,7 @@ def older_bundle(bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_the_bundle_holds_card_graphs_reports_and_manifest(bundle):
-    listed = {"README.md", "model.onnx", "model.fp16.onnx", "parity.json", "parity.html"}
+    listed = {"README.md", "model.onnx", "model.fp16.onnx", "parity.json", "parity.html", "probe.bin"}
     assert content_of(bundle).keys() == listed | {"manifest.json"}
     assert Bundle.open(bundle).manifest.files.keys() == listed
 
