@@ -75,3 +75,4 @@ class ModelInfo:
     max_images_per_request: int
     sha256: str
     accuracy: float
+    last_load_error: str

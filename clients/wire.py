@@ -111,6 +111,7 @@ def from_model(model: digits_pb2.Model) -> ModelInfo:
         max_images_per_request=model.max_images_per_request,
         sha256=model.sha256,
         accuracy=model.accuracy,
+        last_load_error=model.last_load_error,
     )
 
 

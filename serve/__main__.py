@@ -34,7 +34,8 @@ def main() -> int:
         _schedule_as_batch()
         app = _import_app()
         if command.check:
-            print(app.check(config))
+            for line in app.check(config):
+                print(line, flush=True)
             return 0
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             drained = runner.run(app.run(config, functools.partial(_ready, config.host)))

@@ -1,10 +1,11 @@
 """Puts the server together and takes it down again.
 
-Start: verify the bundle, bind the port, open and warm up the engines, then report ready.
+Start: bind the port; verify the bundles, open, check and warm up their engines; then report ready.
 Stop: report not ready, refuse new requests, answer the accepted ones, close.
 """
 
 import asyncio
+import functools
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from protos.inference import inference_pb2
 from serve.config import ServeConfig
 from serve.engines import IMAGE_BYTES
 from serve.errors import StartupError
+from serve.loader import Loader
 from serve.model import Model, check_bundle
 from serve.models import Models
+from serve.repository import scan
 from serve.rpc import digits, health, inference
 from serve.rpc.health import Health
 from serve.telemetry import Telemetry
@@ -47,9 +50,15 @@ class Server:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self._models = Models()
+        self._models = Models(default=config.default_model)
         self._health = Health()
         self.telemetry = Telemetry(config, self._models)
+        open_model = functools.partial(
+            Model.open, config=config, on_failure=self._report, observer=self.telemetry.batch_observer
+        )
+        self._loader = Loader(config, self._models, open_model, on_change=self._report)
+        self._ready = False
+        self._reported: set[str] = set()
 
     async def start(self) -> int:
         """Start serving.
@@ -58,7 +67,7 @@ class Server:
             The port.
 
         Raises:
-            StartupError: The bundle, the engine or the port is not usable. Nothing is left running.
+            StartupError: No bundle, no engine or not the port is usable. Nothing is left running.
         """
         await self.telemetry.start()
         try:
@@ -69,34 +78,46 @@ class Server:
 
     async def _serve(self) -> int:
         config, telemetry = self._config, self.telemetry
-        model = await asyncio.to_thread(
-            Model.open, config.models, config, on_failure=self._on_failure, observer=telemetry.batch_observer
-        )
-        self._models.put(model)
-        self._health.report("", *SERVICES, model.description.name, serving=False)
+        self._report()
+        control = self._loader if config.model_control else None
         self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
         port = _bind(self._grpc, config)
         self._grpc.add_generic_rpc_handlers(
             [
                 digits.handler(digits.DigitRecognizer(self._models), telemetry.call_observers),
-                inference.handler(inference.InferenceService(self._models, self._health), telemetry.call_observers),
+                inference.handler(
+                    inference.InferenceService(self._models, self._health, control), telemetry.call_observers
+                ),
             ]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, health.NAME, reflection.SERVICE_NAME), self._grpc, _described())
         await self._grpc.start()
         try:
-            await model.start()
+            await self._loader.start()
         except BaseException:
+            await asyncio.gather(*(model.batcher.abort() for model in self._loader.close()))
             await self._grpc.stop(grace=None)
             raise
-        self._health.report_all(serving=not model.batcher.failed)
-        log.info("serving %s", model)
+        self._ready = True
+        self._report()
         return port
 
-    def _on_failure(self, model: Model) -> None:
-        """Its engine has died: the process must be started anew, which is for those who watch it to decide."""
-        self._health.report("", *SERVICES, model.description.name, serving=False)
+    def _report(self) -> None:
+        """Health follows from what is served: that of each model, and the server's, which needs all of them.
+
+        Where an engine has died the process must be started anew, which is for those who watch it to decide.
+        """
+        healthy: dict[str, bool] = {}
+        for model in self._models:
+            name = model.description.name
+            healthy[name] = healthy.get(name, self._ready) and not model.batcher.failed
+        for gone in self._reported - healthy.keys():
+            self._health.forget(gone)
+        self._reported = set(healthy)
+        for name, serving in healthy.items():
+            self._health.report(name, serving=serving)
+        self._health.report("", *SERVICES, serving=bool(healthy) and all(healthy.values()))
 
     async def stop(self, hurry: asyncio.Event | None = None) -> bool:
         """Stop serving: nothing new is accepted, what was accepted is answered within the configured grace.
@@ -107,9 +128,10 @@ class Server:
         Returns:
             Whether every accepted request was answered.
         """
-        self._health.report_all(serving=False)
-        batchers = [model.batcher for model in self._models]
-        drain = asyncio.ensure_future(self._drain())
+        self._ready = False
+        self._report()
+        batchers = [model.batcher for model in self._loader.close()]
+        drain = asyncio.ensure_future(asyncio.wait([asyncio.ensure_future(batcher.drain()) for batcher in batchers]))
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
@@ -123,20 +145,25 @@ class Server:
         await self.telemetry.stop()
         return not unanswered and not any(batcher.failed for batcher in batchers)
 
-    async def _drain(self) -> None:
-        await asyncio.gather(*(model.batcher.drain() for model in self._models))
 
+def check(config: ServeConfig) -> Iterator[str]:
+    """Whether everything that lies there could be served with this configuration, whatever versions it asks for.
 
-def check(config: ServeConfig) -> str:
-    """Whether a server with this configuration would start, as far as that can be known without a port.
-
-    Returns:
-        What would be served, in a line.
+    Yields:
+        For each bundle a line.
 
     Raises:
-        StartupError: It would not.
+        StartupError: Some cannot be served; the message says which, and why.
     """
-    return check_bundle(config.models, config)
+    errors = []
+    for sources in scan(config.models).values():
+        for source in sources:
+            try:
+                yield check_bundle(source, config)
+            except StartupError as error:
+                errors.append(str(error))
+    if errors:
+        raise StartupError("; ".join(errors))
 
 
 async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:

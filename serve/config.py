@@ -8,6 +8,7 @@ import tyro
 
 from serve.engines.selection import EngineName
 from serve.errors import StartupError
+from serve.repository import VERSIONS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -21,7 +22,25 @@ class ServeConfig:
     """
 
     models: Annotated[Path, tyro.conf.Positional] = Path("pretrained/champion")
-    """Directory made by `python -m export.to_onnx`. Every file is checked against its digest before it is used."""
+    """Directory made by `python -m export.to_onnx`, or a folder of such ones, NAME/VERSION each. Every file is checked
+    against its digest before it is used."""
+
+    versions: str = "latest"
+    """Which versions of a model in such a folder are served: latest, all, or those named, such as 1,3. Where the latest
+    is broken the one before it is."""
+
+    default_model: str | None = None
+    """The model that answers requests that name none. Default: the only one; with several, a name is required."""
+
+    watch: bool = False
+    """Serve new, changed and removed bundles as they come, change and go, without a restart."""
+
+    model_control: bool = False
+    """Let callers load and unload models. Off, because whoever can reach the port could take a model out of service."""
+
+    check_latency_ms: float = 250.0
+    """A model whose engine takes longer for a call, in the median over its probe set of up to 32 images a call, is not
+    served. The default is twenty times what the largest network of this project takes on one core."""
 
     host: str = "127.0.0.1"
     """Address to listen on. The default admits callers of this machine only; 0.0.0.0 or [::] admits everybody."""
@@ -86,6 +105,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         self._check("port", 0 <= self.port <= 65535, "0 to 65535")
+        self._check("versions", VERSIONS.fullmatch(self.versions) is not None, "latest, all, or versions such as 1,3")
+        self._check("check_latency_ms", 0 < self.check_latency_ms <= 60_000, "above 0, up to 60000")
         self._check("slots", self.slots is None or 1 <= self.slots <= 256, "1 to 256")
         self._check("max_batch", self.max_batch is None or 1 <= self.max_batch <= 65536, "1 to 65536")
         self._check("max_images_per_request", 1 <= self.max_images_per_request <= 65536, "1 to 65536")

@@ -2,6 +2,8 @@
 
 ServeError
 ├── StartupError         the server does not start: configuration, bundle, engine, port
+│   └── CheckFailed          the model does not answer as its reference, or too slowly
+├── LoadFailed           a model cannot be loaded while others are served; what was served still is
 ├── InvalidRequest       the caller sent something that can never be answered
 ├── UnknownModel         the caller named a model or version that is not served
 ├── Unsupported          the caller asked for something that this server does not do, or was not told to do
@@ -24,6 +26,14 @@ class ServeError(Exception):
 
 class StartupError(ServeError):
     """The server cannot start; the message says what to change."""
+
+
+class CheckFailed(StartupError):
+    """The engine does not answer the bundle's probe set as the reference did, or takes too long for it."""
+
+
+class LoadFailed(ServeError):
+    """What lies on the disk cannot be served; the message says why. What was served before still is."""
 
 
 class InvalidRequest(ServeError):

@@ -1,9 +1,11 @@
 """The models that are served, by name and version. Changed and found on the event loop only."""
 
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-from serve.errors import UnknownModel
+from serve.errors import ServeError, Unavailable, UnknownModel
 from serve.model import Model
 
 
@@ -17,14 +19,35 @@ class ModelControl(Protocol):
         """Serve no version of a model any longer; returns once what was accepted is answered."""
 
 
+@dataclass(kw_only=True)
+class Loads:
+    """How the loads of one model went.
+
+    Attributes:
+        succeeded: How many new or changed versions were taken into service.
+        failed: How many could not be.
+        last_error: Why the latest attempt failed; empty when all that lies on the disk could be loaded.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    last_error: str = ""
+
+
 class Models:
     """What callers can ask for. The newest version of a name answers where none is named.
 
     Args:
         default: The name that answers where none is named; None where there is one name only.
+
+    Attributes:
+        starting: Whether more models are about to come; until then nothing is unknown for good.
+        loads: By model name.
     """
 
     def __init__(self, default: str | None = None) -> None:
+        self.starting = True
+        self.loads: defaultdict[str, Loads] = defaultdict(Loads)
         self._default = default
         self._versions: dict[str, dict[str, Model]] = {}
 
@@ -48,28 +71,31 @@ class Models:
         return replaced
 
     def remove(self, model: Model) -> None:
-        """Serve a model no longer."""
-        versions = self._versions[model.description.name]
-        del versions[model.description.version]
+        """Serve a model no longer, unless another one has taken its place already."""
+        name, version = model.description.name, model.description.version
+        versions = self._versions.get(name, {})
+        if versions.get(version) is model:
+            del versions[version]
         if not versions:
-            del self._versions[model.description.name]
+            self._versions.pop(name, None)
 
     def find(self, name: str, version: str) -> Model:
         """The model that answers; an empty name is the default's, an empty version the newest.
 
         Raises:
             UnknownModel: There is none.
+            Unavailable: There may be one in a moment.
         """
-        versions = self._versions.get(name or self._default_name())
+        name = name or self._default_name()
+        versions = self._versions.get(name)
         if versions is None:
             # Names are cut: an error travels in a header, whose size clients limit.
-            raise UnknownModel(f"model {name!r:.80} is not served here; {self._known()} is")
+            raise self._unknown(f"model {name!r:.80} is not served here; {self._known()} is")
         if not version:
             return next(iter(versions.values()))
         if version not in versions:
-            raise UnknownModel(
-                f"version {version!r:.80} of {name or self._default_name()!r} is not served here; "
-                f"{', '.join(map(repr, versions))} is"
+            raise self._unknown(
+                f"version {version!r:.80} of {name!r} is not served here; {', '.join(map(repr, versions))[:400]} is"
             )
         return versions[version]
 
@@ -77,8 +103,11 @@ class Models:
         if self._default is not None:
             return self._default
         if len(self._versions) != 1:
-            raise UnknownModel(f"no model was named, and there is no default; name one of {self._known()}")
+            raise self._unknown(f"no model was named, and there is no default; name one of {self._known()}")
         return next(iter(self._versions))
+
+    def _unknown(self, message: str) -> ServeError:
+        return Unavailable("the server is starting") if self.starting else UnknownModel(message)
 
     def _known(self) -> str:
         return f"{', '.join(map(repr, sorted(self._versions))) or 'nothing'}"[:400]

@@ -35,7 +35,7 @@ class Command:
     """TOML file with settings, by the names of the flags."""
 
     check: bool = False
-    """Check the configuration and the bundle, say so, and exit."""
+    """Check the configuration and every bundle, with a line for each, and exit."""
 
     print_config: bool = False
     """Print the configuration as a TOML file, wherever each value comes from, and exit."""
@@ -89,7 +89,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG":
             name = _known(variable.removeprefix(PREFIX).lower(), f"{variable}: ")
-            values[name] = _typed(name, _value(text), variable)
+            # Text stays text, also where it looks like a number, as in `versions`.
+            is_text = str in _kinds(get_type_hints(ServeConfig)[name])
+            values[name] = _typed(name, text if is_text else _value(text), variable)
     return values
 
 

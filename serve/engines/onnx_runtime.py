@@ -1,5 +1,6 @@
 """ONNX Runtime: on the CPU, the embedded default, and on an NVIDIA GPU."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,10 @@ HALF_GRAPH = "model.fp16.onnx"
 INT8_GRAPH = "model.int8.onnx"
 
 _CUDA = "CUDAExecutionProvider"
+
+# The library records CUDA graphs in a mode that any other thread's use of the GPU spoils, for both sides: while a new
+# version records its own beside one that answers, that one waits.
+_RECORDING = threading.Lock()
 
 
 class OnnxRuntimeEngine:
@@ -70,13 +75,15 @@ class OnnxRuntimeCudaEngine:
         self.sizes = sizes
         self._shots = [_Shot(session, size) for size in sizes]
         for shot in self._shots:  # recorded now, so that no caller waits for it
-            shot.run(np.zeros((shot.size, *IMAGE_SHAPE), np.uint8))
+            with _RECORDING:
+                shot.run(np.zeros((shot.size, *IMAGE_SHAPE), np.uint8))
 
     def run(self, pixels: Pixels) -> Probabilities:
         """See `Engine.run`; a batch is padded to the next of the sizes."""
         for shot in self._shots:
             if len(pixels) <= shot.size:
-                return shot.run(pixels)
+                with _RECORDING:
+                    return shot.run(pixels)
         raise EngineFault(f"received {len(pixels)} images, at most {self.sizes[-1]} were expected")
 
 
@@ -84,7 +91,7 @@ class OnnxRuntimeCudaEngine:
 def open_onnx_runtime_cuda(graph: bytes, *, largest_batch: int) -> Iterator[Engine]:
     """Load an FP16 graph on the first GPU.
 
-    One engine in a process: the library records CUDA graphs in a mode that any other thread's use of the GPU spoils.
+    One engine of a model: engines of this kind do not compute side by side.
 
     Args:
         graph: The serialised graph.

@@ -33,7 +33,7 @@ class DigitRecognizer:
     async def get_model(self, request: digits_pb2.GetModelRequest, call: Call) -> bytes:
         """See `GetModel` in digits.proto."""
         call.model = self._models.find(request.model, request.version).description
-        return write_model(call.model)
+        return write_model(call.model, self._models.loads[call.model.name].last_error)
 
 
 def handler(servicer: DigitRecognizer, observers: Observers) -> grpc.GenericRpcHandler:

@@ -72,7 +72,7 @@ def write_answer(answer: Answer, model: Description, *, top_k: int) -> bytes:
     return head.SerializeToString() + predictions.tobytes()
 
 
-def write_model(model: Description) -> bytes:
+def write_model(model: Description, last_load_error: str) -> bytes:
     """The serialised `Model` that describes `model`."""
     return digits_pb2.Model(
         name=model.name,
@@ -86,6 +86,7 @@ def write_model(model: Description) -> bytes:
         max_images_per_request=model.max_images_per_request,
         sha256=model.sha256,
         accuracy=model.accuracy,
+        last_load_error=last_load_error,
     ).SerializeToString()
 
 

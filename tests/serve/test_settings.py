@@ -80,7 +80,7 @@ def test_what_is_printed_is_a_file_that_gives_the_same(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 1", r"serve\.toml: unknown setting 'prot': did you mean 'port'\? Known: models, host, "),
+        ("prot = 1", r"serve\.toml: unknown setting 'prot': did you mean 'port'\? Known: models, versions, "),
         ('port = "1"', r"serve\.toml: port is '1'; a value of type int was expected"),
         ("port = true", r"serve\.toml: port is True; a value of type int was expected"),
         ("port = 1.5", r"serve\.toml: port is 1\.5; a value of type int was expected"),

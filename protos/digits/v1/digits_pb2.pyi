@@ -79,7 +79,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "architecture", "labels", "engine", "device", "precision", "max_batch_size", "max_images_per_request", "sha256", "accuracy")
+    __slots__ = ("name", "version", "architecture", "labels", "engine", "device", "precision", "max_batch_size", "max_images_per_request", "sha256", "accuracy", "last_load_error")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Model(_message.Message):
     MAX_IMAGES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOAD_ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     architecture: str
@@ -102,4 +103,5 @@ class Model(_message.Message):
     max_images_per_request: int
     sha256: str
     accuracy: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., architecture: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., accuracy: _Optional[float] = ...) -> None: ...
+    last_load_error: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., architecture: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., accuracy: _Optional[float] = ..., last_load_error: _Optional[str] = ...) -> None: ...

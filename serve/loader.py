@@ -1,0 +1,222 @@
+"""The life of models: brings what is served in line with what lies on the disk.
+
+A version that is new or has changed is loaded, warmed up and checked beside the one that answers, and takes its place
+only then; the old one answers what it has accepted, and is closed. What fails is left out, with its reason in the log
+and in `Models.loads`, and what was served stays.
+
+No request is lost in between: a servicer finds a model and submits to it within one turn of the event loop, and the
+exchange is a turn of its own. So whoever found the old model has been accepted by it before it refuses anything.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+from serve.config import ServeConfig
+from serve.errors import LoadFailed, StartupError, Unavailable, UnknownModel
+from serve.model import Model
+from serve.models import Models
+from serve.repository import Source, choose, scan
+from serve.watch import changes
+
+log = logging.getLogger(__name__)
+
+# A reason travels in messages to callers, whose size is limited.
+_ERROR_CHARACTERS = 1000
+
+
+class Loader:
+    """Loads one model at a time, which takes memory and cores from those that answer.
+
+    Lifecycle: `start`, then `load`, `unload` and changes on the disk, then `close`; all on one event loop.
+
+    Args:
+        config: Where bundles lie, and which of them to serve.
+        models: What is served.
+        open_model: Reads a model, blocking; not started yet.
+        on_change: Called when something is served that was not, or no longer.
+    """
+
+    def __init__(
+        self, config: ServeConfig, models: Models, open_model: Callable[[Source], Model], *, on_change: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._open = open_model
+        self._on_change = on_change
+        self._lock = asyncio.Lock()
+        # By the name of the folder in the repository, which for a bundle by itself is empty.
+        self._served: dict[str, list[Model]] = {}
+        self._unloaded: set[str] = set()
+        # What is not tried again until it changes, and why.
+        self._failed: dict[Path, tuple[Source, str]] = {}
+        self._retiring: dict[Model, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Load what there is.
+
+        Raises:
+            StartupError: Nothing of it can be served, or not the default model.
+        """
+        await self._refresh()
+        if not any(self._models):
+            reasons = "; ".join(reason for _, reason in self._failed.values())
+            raise StartupError(reasons or f"--versions {self._config.versions}: {self._config.models} has none of them")
+        default = self._config.default_model
+        if default is not None and default not in {model.description.name for model in self._models}:
+            names = sorted({model.description.name for model in self._models})
+            raise StartupError(f"--default-model is {default!r}; one of {', '.join(names)} was expected")
+        self._models.starting = False
+        if self._config.watch:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def load(self, name: str) -> None:
+        """Serve what lies on the disk under a name, from now on; what is served unchanged already stays as it is.
+
+        Raises:
+            UnknownModel: Nothing lies there.
+            LoadFailed: It cannot be served; what was served before still is.
+        """
+        async with self._lock:
+            found = await self._scan()
+            folder = next(
+                (folder for folder, sources in found.items() if name in {source.name for source in sources}), None
+            )
+            if folder is None:
+                known = ", ".join(sorted({source.name for sources in found.values() for source in sources}))
+                raise UnknownModel(f"there is no model {name!r:.80} to load; there is {known[:400] or 'none'}")
+            self._unloaded.discard(folder)
+            for source in found[folder]:  # who asks again wants all of it tried again
+                self._failed.pop(source.path, None)
+            if error := await self._bring(folder, found[folder]):
+                raise LoadFailed(error)
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model until it is loaded again; returns when all that was accepted is answered.
+
+        Raises:
+            UnknownModel: It is not served.
+        """
+        async with self._lock:
+            folder = next((folder for folder, models in self._served.items() if _is_among(name, models)), None)
+            if folder is None:
+                raise UnknownModel(f"model {name!r:.80} is not served here")
+            self._unloaded.add(folder)
+            closing = self._retire(self._served.pop(folder))
+        await asyncio.wait(closing)
+
+    def close(self) -> list[Model]:
+        """Change nothing any more.
+
+        Returns:
+            All models that may have requests to answer; they are the caller's to drain.
+        """
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+        return [*self._models, *self._retiring]
+
+    async def _watch(self) -> None:
+        try:
+            async with aclosing(changes(self._config.models)) as looks:
+                async for _ in looks:
+                    await self._refresh()
+        except Exception:  # the task's outer edge
+            log.exception("changes on the disk are no longer noticed; what is served stays")
+
+    async def _refresh(self) -> None:
+        async with self._lock:
+            try:
+                found = await self._scan()
+            except StartupError as error:
+                if self._models.starting:
+                    raise
+                for models in self._served.values():
+                    self._note(models[0].description.name, [str(error)])
+                log.error("%s; what is served stays", error)
+                return
+            for folder in sorted(found.keys() - self._unloaded):
+                await self._bring(folder, found[folder])
+            for folder in self._served.keys() - found.keys():
+                self._retire(self._served.pop(folder))
+
+    async def _scan(self) -> dict[str, list[Source]]:
+        return await asyncio.to_thread(scan, self._config.models)
+
+    async def _bring(self, folder: str, sources: list[Source]) -> str:
+        """Serve of one model the versions that the policy asks for, as far as they can be.
+
+        Returns:
+            Why some cannot; empty if all can.
+        """
+        served = self._served.get(folder, [])
+        candidates, wanted = choose(self._config.versions if folder else "all", sources)
+        kept: list[Model] = []
+        errors: list[str] = []
+        name = served[0].description.name if served else sources[0].name
+        for source in candidates:
+            if len(kept) == wanted:
+                break
+            current = next((model for model in served if model.source.path == source.path), None)
+            if current is None or current.source != source or current.batcher.failed:
+                try:
+                    current = await self._load(source, name)
+                except StartupError as error:
+                    errors.append(str(error))
+            if current is not None:
+                kept.append(current)
+        if kept:  # else nothing of it can be served, and what was stays
+            self._served[folder] = kept
+            self._retire(model for model in served if model not in kept)
+        return self._note(name, errors)
+
+    async def _load(self, source: Source, name: str) -> Model:
+        tried, reason = self._failed.get(source.path, (None, ""))
+        if tried == source:
+            raise StartupError(reason)
+        try:
+            model = await asyncio.to_thread(self._open, source)
+            await model.start()
+        except StartupError as error:
+            log.error("%s; it is not served", error)
+            self._failed[source.path] = source, str(error)
+            self._models.loads[name].failed += 1
+            raise
+        if self._closed:
+            await model.batcher.drain()
+            raise Unavailable("the server is draining")
+        self._failed.pop(source.path, None)
+        self._models.loads[model.description.name].succeeded += 1
+        self._models.put(model)
+        self._on_change()
+        log.info("serving %s", model)
+        return model
+
+    def _note(self, name: str, errors: list[str]) -> str:
+        """Keep what is wrong with a model, for callers: without the path that only the server's own people know."""
+        text = "; ".join(errors).replace(f"{self._config.models}/", "")[:_ERROR_CHARACTERS]
+        self._models.loads[name].last_error = text
+        return text
+
+    def _retire(self, models: Iterable[Model]) -> list[asyncio.Task[None]]:
+        """Serve some models no longer, and close each when it has answered what it has accepted."""
+        closing = []
+        for model in models:
+            self._models.remove(model)
+            self._retiring[model] = asyncio.create_task(self._close(model))
+            closing.append(self._retiring[model])
+        self._on_change()
+        return closing
+
+    async def _close(self, model: Model) -> None:
+        await model.batcher.drain()
+        del self._retiring[model]
+        log.info("closed %s", model)
+
+
+def _is_among(name: str, models: Iterable[Model]) -> bool:
+    return name in {model.description.name for model in models}
