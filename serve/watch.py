@@ -20,7 +20,7 @@ async def changes(path: Path) -> AsyncGenerator[None]:
     while True:
         # Anew each time: bundles are published by exchanging folders, and then another one stands at the same path.
         stop = asyncio.Event()
-        watching = awatch(*_watched(path), watch_filter=_Within(path), recursive=not _is_bundle(path), stop_event=stop)
+        watching = awatch(*_watched(path), watch_filter=Within(path), recursive=not _is_bundle(path), stop_event=stop)
         changed = asyncio.ensure_future(anext(watching))
         try:
             await asyncio.sleep(0)  # its first step registers with the system
@@ -48,7 +48,7 @@ def _watched(path: Path) -> set[Path]:
     return {folder for folder in folders if folder.is_dir()}
 
 
-class _Within:
+class Within:
     """Lets changes of a path pass and of what is in it; not of folders with a dot, in which bundles are being made."""
 
     def __init__(self, path: Path) -> None:
