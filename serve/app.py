@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from protos.digits.v1 import digits_pb2
 from protos.inference import inference_pb2
+from serve.batcher import Batcher
 from serve.config import ServeConfig
 from serve.engines import IMAGE_BYTES
 from serve.errors import StartupError
@@ -131,7 +132,7 @@ class Server:
         self._ready = False
         self._report()
         batchers = [model.batcher for model in self._loader.close()]
-        drain = asyncio.ensure_future(asyncio.wait([asyncio.ensure_future(batcher.drain()) for batcher in batchers]))
+        drain = asyncio.ensure_future(_drain(batchers))
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
@@ -144,6 +145,10 @@ class Server:
         await self._grpc.stop(grace=1.0)
         await self.telemetry.stop()
         return not unanswered and not any(batcher.failed for batcher in batchers)
+
+
+async def _drain(batchers: list[Batcher]) -> None:
+    await asyncio.gather(*(batcher.drain() for batcher in batchers))
 
 
 def check(config: ServeConfig) -> Iterator[str]:

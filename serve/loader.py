@@ -145,7 +145,10 @@ class Loader:
                 self._retire(self._served.pop(folder))
 
     async def _scan(self) -> dict[str, list[Source]]:
-        return await asyncio.to_thread(scan, self._config.models)
+        found = await asyncio.to_thread(scan, self._config.models)
+        paths = {source.path for sources in found.values() for source in sources}
+        self._failed = {path: failure for path, failure in self._failed.items() if path in paths}
+        return found
 
     async def _bring(self, folder: str, sources: list[Source]) -> str:
         """Serve of one model the versions that the policy asks for, as far as they can be.
@@ -153,28 +156,34 @@ class Loader:
         Returns:
             Why some cannot; empty if all can.
         """
-        served = self._served.get(folder, [])
         candidates, wanted = choose(self._config.versions if folder else "all", sources)
         kept: list[Model] = []
         errors: list[str] = []
-        name = served[0].description.name if served else sources[0].name
+        name = self._name(folder, sources[0])
         for source in candidates:
             if len(kept) == wanted:
                 break
+            # Of a path that a load was given up at there may be two; the newer comes first.
+            served = self._served.get(folder, [])
             current = next((model for model in served if model.source.path == source.path), None)
             if current is None or current.source != source or current.batcher.failed:
                 try:
-                    current = await self._load(source, name)
+                    current = await self._load(folder, source)
                 except StartupError as error:
                     errors.append(str(error))
             if current is not None:
                 kept.append(current)
         if kept:  # else nothing of it can be served, and what was stays
+            replaced = [model for model in self._served[folder] if model not in kept]
             self._served[folder] = kept
-            self._retire(model for model in served if model not in kept)
+            self._retire(replaced)
         return self._note(name, errors)
 
-    async def _load(self, source: Source, name: str) -> Model:
+    def _name(self, folder: str, source: Source) -> str:
+        """The name of a model that callers know; a bundle by itself may have got another one that cannot be served."""
+        return self._served[folder][0].description.name if folder in self._served else source.name
+
+    async def _load(self, folder: str, source: Source) -> Model:
         tried, reason = self._failed.get(source.path, (None, ""))
         if tried == source:
             raise StartupError(reason)
@@ -184,13 +193,14 @@ class Loader:
         except StartupError as error:
             log.error("%s; it is not served", error)
             self._failed[source.path] = source, str(error)
-            self._models.loads[name].failed += 1
+            self._models.loads[self._name(folder, source)].failed += 1
             raise
         if self._closed:
             await model.batcher.drain()
             raise Unavailable("the server is draining")
         self._failed.pop(source.path, None)
         self._models.loads[model.description.name].succeeded += 1
+        self._served.setdefault(folder, []).insert(0, model)
         self._models.put(model)
         self._on_change()
         log.info("serving %s", model)

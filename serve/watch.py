@@ -55,6 +55,7 @@ class Within:
         self._roots = (path.absolute(), path.resolve())
 
     def __call__(self, _change: Change, changed: str) -> bool:
+        """Whether a change counts; see `awatch`."""
         for root in self._roots:
             if Path(changed).is_relative_to(root):
                 return not any(part.startswith(".") for part in Path(changed).relative_to(root).parts)

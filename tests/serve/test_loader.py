@@ -363,6 +363,7 @@ class TestControl:
             await server.loader.load("compact")
             assert (await health.read()).status == HEALTH.SERVING
             assert await server.version() == "1"
+            await server.loader.unload("compact")  # a server of nothing stops as well
 
     async def test_names_that_are_not_there_are_named(self, put: Put, start: Start) -> None:
         put()
