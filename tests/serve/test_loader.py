@@ -99,11 +99,6 @@ def engine_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("engine-")]
 
 
-def other_threads(process: psutil.Process) -> int:
-    """Threads of libraries: all but Python's own, of which asyncio starts some workers as it needs them."""
-    return process.num_threads() - threading.active_count()
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     while not await condition():  # noqa: ASYNC110, nothing tells a client that a server has noticed a change
         await asyncio.sleep(0.01)
@@ -165,7 +160,11 @@ class TestStart:
         with pytest.raises(StartupError, match=r"models/a/1: the model fails .*models/b/1/model\.onnx: No such file"):
             async with start():
                 pass
-        assert engine_threads() == []
+
+        async def ended() -> bool:
+            return not engine_threads()
+
+        await until(ended)
 
     async def test_a_model_that_takes_too_long_is_not_served(self, put: Put, start: Start) -> None:
         put()
@@ -492,17 +491,24 @@ class TestReloads:
                 await asyncio.gather(*server.loader._retiring.values())
                 assert await server.version() == "1"
 
+            def resources() -> tuple[int, int, int]:
+                # Threads of Python and of libraries, apart: asyncio starts a few workers as it needs them.
+                others = process.num_threads() - threading.active_count()
+                return len(engine_threads()), others, process.num_fds()
+
+            async def all_is_as_before() -> bool:
+                return resources() == before
+
             await reload()
             gc.collect()
             gc.disable()
             try:
-                before = len(engine_threads()), other_threads(process), process.num_fds()
+                before = resources()
                 models = []
                 for _ in range(20):
                     models += [weakref.ref(model) for model in server.models]
                     await reload()
-                after = len(engine_threads()), other_threads(process), process.num_fds()
-                assert after == before
+                await until(all_is_as_before)
                 assert [each() for each in models] == [None] * 20
             finally:
                 gc.enable()
