@@ -13,10 +13,19 @@ class ModelControl(Protocol):
     """Loads and unloads models while the server runs."""
 
     async def load(self, name: str) -> None:
-        """Serve the newest version of a model, or serve it anew; returns once it answers."""
+        """Serve what lies on the disk under a name; returns once it answers.
+
+        Raises:
+            UnknownModel: Nothing lies there.
+            LoadFailed: It cannot be served; what was served before still is.
+        """
 
     async def unload(self, name: str) -> None:
-        """Serve no version of a model any longer; returns once what was accepted is answered."""
+        """Serve no version of a model any longer; returns once what was accepted is answered.
+
+        Raises:
+            UnknownModel: It is not served.
+        """
 
 
 @dataclass(kw_only=True)

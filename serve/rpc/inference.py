@@ -6,7 +6,7 @@ import importlib.metadata
 import grpc
 
 from protos.inference import inference_pb2 as pb
-from serve.errors import UnknownModel, Unsupported
+from serve.errors import Unavailable, UnknownModel, Unsupported
 from serve.model import Model
 from serve.models import ModelControl, Models
 from serve.rpc.calls import Call, Context, Observers, service, stream, unary
@@ -59,7 +59,7 @@ class InferenceService:
         """See `ModelReady` in inference.proto."""
         try:
             ready = _is_ready(self._models.find(request.name, request.version))
-        except UnknownModel:
+        except (UnknownModel, Unavailable):
             ready = False
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 

@@ -24,6 +24,8 @@ from bundle import Bundle, probe
 from bundle.probe import PROBE
 from clients import AsyncDigitClient, ModelNotFound
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.inference import inference_pb2
+from protos.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serve.app import Server
 from serve.config import ServeConfig
 from serve.errors import LoadFailed, StartupError, UnknownModel
@@ -240,6 +242,15 @@ class TestSwap:
                 outcomes[answer.response.version or str(answer.refusal)] += 1
             await call.done_writing()
 
+        async def infer(stub: Any) -> None:
+            tensor = inference_pb2.ModelInferRequest.InferInputTensor(
+                name="pixels", datatype="UINT8", shape=[1, 1, 28, 28]
+            )
+            pixels = [images(1).tobytes()]
+            request = inference_pb2.ModelInferRequest(model_name="compact", inputs=[tensor], raw_input_contents=pixels)
+            while latest != "6":
+                outcomes[(await stub.ModelInfer(request, timeout=30)).model_version] += 1
+
         with server_process(path, "--watch", "--check-latency-ms", "10000", log=tmp_path / "log") as server:
             async with grpc.aio.insecure_channel(server.address, options=NO_RETRIES) as channel:
                 stub = digits_pb2_grpc.DigitRecognizerStub(channel)
@@ -248,6 +259,7 @@ class TestSwap:
                 changed = asyncio.ensure_future(watch.read())
                 callers = [asyncio.create_task(call(stub, seed)) for seed in range(16)]
                 callers.append(asyncio.create_task(stream(stub)))
+                callers.append(asyncio.create_task(infer(GRPCInferenceServiceStub(channel))))
                 for version in "23456":
                     await asyncio.to_thread(republish, bundle, path, version=version)
 
@@ -374,6 +386,29 @@ class TestControl:
             await server.loader.unload("compact")
             with pytest.raises(UnknownModel):
                 await server.loader.unload("compact")
+
+    async def test_callers_load_and_unload_where_that_is_allowed_and_are_told_why_it_failed(
+        self, put: Put, start: Start, wrong_probe: dict[str, bytes]
+    ) -> None:
+        put("a")
+        put("b")
+        load, unload = inference_pb2.RepositoryModelLoadRequest, inference_pb2.RepositoryModelUnloadRequest
+        async with start(model_control=True) as server:
+            stub = GRPCInferenceServiceStub(server.channel)
+            put("a", 2, files=wrong_probe)
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await stub.RepositoryModelLoad(load(model_name="a"))
+            assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert str(failed.value.details()).startswith("a/2: the model fails its check")
+            with pytest.raises(grpc.aio.AioRpcError) as unknown:
+                await stub.RepositoryModelLoad(load(model_name="c"))
+            assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+            await stub.RepositoryModelUnload(unload(model_name="a"))
+            with pytest.raises(ModelNotFound):
+                await server.version("a")
+            put("a", 2)
+            await stub.RepositoryModelLoad(load(model_name="a"))
+            assert await server.version("a") == "2"
 
     async def test_unload_returns_when_what_was_accepted_is_answered(self, serving: Serving) -> None:
         engine = FakeEngine()
