@@ -40,7 +40,12 @@ class Loader:
     """
 
     def __init__(
-        self, config: ServeConfig, models: Models, open_model: Callable[[Source], Model], *, on_change: Callable[[], None]
+        self,
+        config: ServeConfig,
+        models: Models,
+        open_model: Callable[[Source], Model],
+        *,
+        on_change: Callable[[], None],
     ) -> None:
         self._config = config
         self._models = models
