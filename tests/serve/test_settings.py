@@ -59,6 +59,7 @@ def test_the_environment_can_name_the_file(file):
         ("MODELS", "some where/x", Path("some where/x")),
         ("ENGINE", "onnxruntime", "onnxruntime"),
         ("HOST", '"quoted"', '"quoted"'),
+        ("VERSIONS", "3", "3"),
     ],
 )
 def test_variables_are_read_as_what_they_are_for(name, text, value):
