@@ -6,10 +6,12 @@
 Needs grpcio, protobuf and numpy, and nothing of the server's.
 """
 
+from clients.access import Tls
 from clients.aio import AsyncDigitClient
 from clients.answers import Candidate, Classification, ModelInfo, Prediction
 from clients.client import DigitClient
 from clients.errors import (
+    AccessDenied,
     DigitError,
     InvalidImages,
     ModelNotFound,
@@ -20,6 +22,7 @@ from clients.errors import (
 )
 
 __all__ = [
+    "AccessDenied",
     "AsyncDigitClient",
     "Candidate",
     "Classification",
@@ -33,4 +36,5 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "TimedOut",
+    "Tls",
 ]

@@ -9,7 +9,8 @@ import grpc
 import grpc.aio
 import numpy.typing as npt
 
-from clients import wire
+from clients import access, wire
+from clients.access import Tls
 from clients.answers import Classification, ModelInfo
 from clients.client import DEFAULT_TIMEOUT_S
 from clients.errors import DigitError, from_status
@@ -22,10 +23,13 @@ class AsyncDigitClient:
     An asynchronous context manager. Deadlines and retries are those of `DigitClient`, and so are the arguments.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None, token: str | None = None
+    ) -> None:
         self.address = address
         self.timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=wire.CHANNEL_OPTIONS)
+        self._metadata = access.metadata(token)
+        self._channel = access.open_aio_channel(address, tls, wire.CHANNEL_OPTIONS)
         self._stub = digits_pb2_grpc.DigitRecognizerStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -74,7 +78,7 @@ class AsyncDigitClient:
                 call.cancel()
 
         timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
-        call = self._stub.ClassifyStream(requests(), timeout=timeout)
+        call = self._stub.ClassifyStream(requests(), timeout=timeout, metadata=self._metadata)
         try:
             async for response in call:
                 yield wire.from_streamed(self.address, response)
@@ -99,7 +103,8 @@ class AsyncDigitClient:
         timeout_s: float | None,
     ) -> wire.Response:
         try:
-            return await method(request, timeout=wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s))
+            timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
+            return await method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_status(self.address, error.code(), error.details()) from error
         except asyncio.CancelledError as error:

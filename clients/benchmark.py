@@ -11,18 +11,22 @@ is part of what it measures. The last line of the output is one JSON document wi
 import asyncio
 import collections
 import dataclasses
+import functools
 import json
 import os
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 import numpy as np
 import tyro
 
+from clients import access
+from clients.access import AccessOptions
 from clients.answers import ModelInfo
 from clients.client import DigitClient
 from clients.errors import DigitError
@@ -58,6 +62,8 @@ class Options:
 
     seed: int = 0
     """Decides the random pixels; the time an engine takes does not depend on them."""
+
+    access: tyro.conf.OmitArgPrefixes[AccessOptions] = field(default_factory=AccessOptions)
 
     def __post_init__(self) -> None:
         if not self.concurrency or min(self.concurrency) < 1 or max(self.concurrency) > 4096:
@@ -106,23 +112,22 @@ async def measure(options: Options, concurrency: int) -> Level:
     request = digits_pb2.ClassifyRequest(pixels=pixels.tobytes())
     start = time.perf_counter() + options.warmup_s
     recording = _Recording(start=start, stop=start + options.duration_s)
-    async with grpc.aio.insecure_channel(options.address, options=_CHANNEL_OPTIONS) as channel:
-        classify = digits_pb2_grpc.DigitRecognizerStub(channel).Classify
+    metadata = access.metadata(options.access.token())
+    async with access.open_aio_channel(options.address, options.access.tls(), _CHANNEL_OPTIONS) as channel:
+        stub = digits_pb2_grpc.DigitRecognizerStub(channel)
+        classify = functools.partial(stub.Classify, request, timeout=options.timeout_s, metadata=metadata)
         async with asyncio.TaskGroup() as callers:
             for _ in range(concurrency):
-                callers.create_task(_call_repeatedly(classify, request, options.timeout_s, recording))
+                callers.create_task(_call_repeatedly(classify, recording))
     return _summarise(options, concurrency, recording)
 
 
 async def _call_repeatedly(
-    classify: "grpc.aio.UnaryUnaryMultiCallable[digits_pb2.ClassifyRequest, digits_pb2.ClassifyResponse]",
-    request: digits_pb2.ClassifyRequest,
-    timeout_s: float,
-    recording: _Recording,
+    classify: "Callable[[], Awaitable[digits_pb2.ClassifyResponse]]", recording: _Recording
 ) -> None:
     while (sent := time.perf_counter()) < recording.stop:
         try:
-            response = await classify(request, timeout=timeout_s)
+            response = await classify()
         except grpc.aio.AioRpcError as error:
             if sent >= recording.start:
                 recording.errors[error.code().name] += 1
@@ -183,7 +188,7 @@ def table(levels: list[Level]) -> str:
 def report(options: Options, model: ModelInfo, levels: list[Level]) -> dict[str, object]:
     """Everything measured and its conditions, as plain data."""
     return {
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(options) | {"access": "TLS" if options.access.tls_root else "plain text"},
         "model": dataclasses.asdict(model),
         "client": {
             "cores": os.cpu_count(),
@@ -199,7 +204,7 @@ def main() -> int:
     """Exit status: 0 when every request was answered, 1 when some failed or none was measured, 130 after Ctrl-C."""
     try:
         options = tyro.cli(Options, prog="python -m clients.benchmark", description=__doc__)
-        with DigitClient(options.address) as client:
+        with DigitClient(options.address, tls=options.access.tls(), token=options.access.token()) as client:
             model = client.get_model()
         if options.images > model.max_images_per_request:
             raise ValueError(

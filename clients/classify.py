@@ -1,12 +1,13 @@
 """`python -m clients.classify IMAGE…`: print the digit in each picture."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from clients.access import AccessOptions
 from clients.answers import Prediction
 from clients.client import DEFAULT_TIMEOUT_S, DigitClient
 from clients.errors import DigitError, InvalidImages
@@ -29,6 +30,8 @@ class Options:
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Seconds after which a call is given up."""
 
+    access: tyro.conf.OmitArgPrefixes[AccessOptions] = field(default_factory=AccessOptions)
+
 
 def classify(options: Options) -> bool:
     """Print one line per picture; returns whether all were classified."""
@@ -39,7 +42,8 @@ def classify(options: Options) -> bool:
     width = max(len(str(path)) for path in options.pictures)
     head = f"{'picture':{width}}  digit  probability  candidates"
     complete = True
-    with DigitClient(options.address, timeout_s=options.timeout_s) as client:
+    tls, token = options.access.tls(), options.access.token()
+    with DigitClient(options.address, timeout_s=options.timeout_s, tls=tls, token=token) as client:
         for path in options.pictures:
             try:
                 answer = client.classify(images.load(path), top_k=options.top_k)

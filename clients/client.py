@@ -7,7 +7,8 @@ from typing import Self
 import grpc
 import numpy.typing as npt
 
-from clients import wire
+from clients import access, wire
+from clients.access import Tls
 from clients.answers import Classification, ModelInfo
 from clients.errors import DigitError, from_status
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
@@ -24,12 +25,20 @@ class DigitClient:
     Args:
         address: "HOST:PORT".
         timeout_s: Deadline of every call that sets none of its own, in seconds.
+        tls: The files for an encrypted connection; None does not encrypt.
+        token: What every call brings along, where the server asks for one. Encrypt the connection, or it can be read.
+
+    Raises:
+        DigitError: A file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None, token: str | None = None
+    ) -> None:
         self.address = address
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=wire.CHANNEL_OPTIONS)
+        self._metadata = access.metadata(token)
+        self._channel = access.open_channel(address, tls, wire.CHANNEL_OPTIONS)
         self._stub = digits_pb2_grpc.DigitRecognizerStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -103,7 +112,7 @@ class DigitClient:
                 call.cancel()
 
         timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
-        call = self._stub.ClassifyStream(requests(), timeout=timeout)
+        call = self._stub.ClassifyStream(requests(), timeout=timeout, metadata=self._metadata)
         try:
             for response in call:
                 yield wire.from_streamed(self.address, response)
@@ -126,6 +135,7 @@ class DigitClient:
         timeout_s: float | None,
     ) -> wire.Response:
         try:
-            return method(request, timeout=wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s))
+            timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_status(self.address, error.code(), error.details()) from error

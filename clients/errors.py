@@ -3,6 +3,7 @@
 DigitError
 ├── InvalidImages       the images, or another argument, break the contract; do not retry
 ├── ModelNotFound       the server has no such model or version; do not retry
+├── AccessDenied        the server asks for a token, or for another one; do not retry
 ├── ServerBusy          the server's queue is full, retries included; try later or elsewhere
 ├── TimedOut            no answer within the deadline
 ├── ServerUnavailable   nothing answers at the address, or the server is starting or draining, retries included
@@ -28,6 +29,10 @@ class ModelNotFound(DigitError):
     """The server has no such model or version."""
 
 
+class AccessDenied(DigitError):
+    """The server asks for a token, or for another one."""
+
+
 class ServerBusy(DigitError):
     """The server's queue was full at every attempt."""
 
@@ -47,6 +52,7 @@ class ServerError(DigitError):
 _CLASSES: dict[grpc.StatusCode, type[DigitError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidImages,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,

@@ -32,6 +32,8 @@ def main() -> int:
         logs.configure(config.log_format, config.log_level)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _schedule_as_batch()
+        # gRPC's core writes a line for each failed handshake: callers could fill the disk.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         app = _import_app()
         if command.check:
             for line in app.check(config):

@@ -14,28 +14,25 @@ from contextlib import contextmanager
 import grpc
 import grpc.aio
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from protos.digits.v1 import digits_pb2
 from protos.inference import inference_pb2
 from serve.batcher import Batcher
 from serve.config import ServeConfig
-from serve.engines import IMAGE_BYTES
 from serve.errors import StartupError
 from serve.loader import Loader
 from serve.model import Model, check_bundle
 from serve.models import Models
 from serve.repository import scan
-from serve.rpc import digits, health, inference
+from serve.rpc import digits, health, inference, tls, token
+from serve.rpc.arrival import Punctual
 from serve.rpc.health import Health
+from serve.rpc.transport import channel_options, quieten
 from serve.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
-
-# A message is read whole before its images can be counted. Up to here a caller that sends too many is told our limit
-# and how to go on; beyond it the transport refuses, in words of its own.
-_MESSAGE_BYTES = 4 << 20
 
 SERVICES = (digits.SERVICE, inference.SERVICE)
 
@@ -52,7 +49,7 @@ class Server:
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
         self._models = Models(default=config.default_model)
-        self._health = Health()
+        self._health = Health(max_watchers=max(1, config.max_calls // 4))
         self.telemetry = Telemetry(config, self._models)
         open_model = functools.partial(
             Model.open, config=config, on_failure=self._report, observer=self.telemetry.batch_observer
@@ -81,17 +78,21 @@ class Server:
         config, telemetry = self._config, self.telemetry
         self._report()
         control = self._loader if config.model_control else None
-        self._grpc = grpc.aio.server(options=_channel_options(config), maximum_concurrent_rpcs=config.max_calls)
-        port = _bind(self._grpc, config)
-        self._grpc.add_generic_rpc_handlers(
-            [
-                digits.handler(digits.DigitRecognizer(self._models), telemetry.call_observers),
-                inference.handler(
-                    inference.InferenceService(self._models, self._health, control), telemetry.call_observers
-                ),
-            ]
+        self._grpc = grpc.aio.server(
+            options=channel_options(config),
+            maximum_concurrent_rpcs=config.max_calls,
+            interceptors=token.interceptors(config),
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        port = _bind(self._grpc, config)
+        inferences = inference.InferenceService(self._models, self._health, control)
+        handlers = [
+            digits.handler(digits.DigitRecognizer(self._models), telemetry.call_observers),
+            inference.handler(inferences, telemetry.call_observers),
+            health.handler(self._health),
+        ]
+        self._grpc.add_generic_rpc_handlers(
+            [Punctual(handler, max_deadline_s=config.max_deadline_s) for handler in handlers]
+        )
         reflection.enable_server_reflection((*SERVICES, health.NAME, reflection.SERVICE_NAME), self._grpc, _described())
         await self._grpc.start()
         try:
@@ -160,6 +161,8 @@ def check(config: ServeConfig) -> Iterator[str]:
     Raises:
         StartupError: Some cannot be served; the message says which, and why.
     """
+    tls.credentials(config)
+    token.interceptors(config)
     errors = []
     for sources in scan(config.models).values():
         for source in sources:
@@ -184,6 +187,7 @@ async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
     Raises:
         StartupError: See `Server.start`.
     """
+    quieten()
     server = Server(config)
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _signals(lambda: (hurry if stop.is_set() else stop).set()):
@@ -214,16 +218,6 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _channel_options(config: ServeConfig) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES)),
-        # One connection can never take all the calls that `max_calls` admits.
-        ("grpc.max_concurrent_streams", min(512, max(1, config.max_calls // 4))),
-        # Without this a second server on the same port would start and share the connections unseen.
-        ("grpc.so_reuseport", 0),
-    ]
-
-
 def _described() -> DescriptorPool:
     """What reflection describes, in a pool of its own as protobuf's default one may have another `inference`."""
     pool = DescriptorPool()
@@ -234,8 +228,9 @@ def _described() -> DescriptorPool:
 
 def _bind(server: grpc.aio.Server, config: ServeConfig) -> int:
     address = f"{config.host}:{config.port}"
+    credentials = tls.credentials(config)
     try:
-        return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise StartupError(
             f"cannot listen on {address}: the port is in use or the address is not this machine's; "

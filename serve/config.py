@@ -77,7 +77,33 @@ class ServeConfig:
     most a quarter of it, and 512."""
 
     max_deadline_s: float = 30.0
-    """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one."""
+    """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one. A message that
+    has not arrived whole by then is not waited for."""
+
+    max_connections: int | None = None
+    """Most connections at once; more are closed as they come. Default: three quarters of the files that the process
+    may have open (`ulimit -n`)."""
+
+    max_connection_idle_s: float = 600.0
+    """Seconds without a call after which a connection is closed; clients connect again with their next call."""
+
+    max_connection_age_s: float = 3600.0
+    """Seconds, give or take a tenth, after which a connection is closed: clients connect again unseen, and those that
+    balance find new servers. Streams then have `max_deadline_s` to end; so has who does not read what he asked for."""
+
+    tls_cert: Path | None = None
+    """PEM file with the server's certificate, then those that vouch for it. With --tls-key the port speaks TLS; files
+    that change are taken up by the next connection."""
+
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key, not encrypted."""
+
+    tls_client_ca: Path | None = None
+    """PEM file with the certificates that vouch for clients, each of which must then present one."""
+
+    token_file: Path | None = None
+    """File with one secret a line, of at least 16 bytes. Callers must send one as `authorization: Bearer SECRET`; only
+    health checks need none. A file that changes is read again."""
 
     grace_s: float = 10.0
     """Seconds that requests in flight are given after SIGTERM or SIGINT. A second signal ends them at once."""
@@ -118,6 +144,15 @@ class ServeConfig:
         self._check("max_queue_delay_us", 0 <= self.max_queue_delay_us <= 1_000_000, "0 to 1000000")
         self._check("max_calls", 1 <= self.max_calls <= 1 << 20, f"1 to {1 << 20}")
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
+        self._check(
+            "max_connections", self.max_connections is None or 1 <= self.max_connections <= 1 << 20, f"1 to {1 << 20}"
+        )
+        self._check("max_connection_idle_s", 1 <= self.max_connection_idle_s <= 1 << 20, f"1 to {1 << 20}")
+        self._check("max_connection_age_s", 1 <= self.max_connection_age_s <= 1 << 20, f"1 to {1 << 20}")
+        self._check(
+            "tls_key", (self.tls_key is None) == (self.tls_cert is None), "a file exactly if --tls-cert is given"
+        )
+        self._check("tls_client_ca", not self.tls_client_ca or bool(self.tls_cert), "no file without --tls-cert")
         self._check("grace_s", 0 <= self.grace_s <= 3600, "0 to 3600")
         self._check("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}")
         self._check("access_log", 0 <= self.access_log <= 1, "0 to 1")

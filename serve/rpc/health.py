@@ -21,9 +21,15 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """A status for the server as a whole, "", and for each service and model by its name."""
+    """A status for the server as a whole, "", and for each service and model by its name.
 
-    def __init__(self) -> None:
+    Args:
+        max_watchers: Most watches at once. They last, and need no token, so they must not take up every call.
+    """
+
+    def __init__(self, *, max_watchers: int = 1024) -> None:
+        self._max_watchers = max_watchers
+        self._watchers = 0
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -56,7 +62,17 @@ class Health(health_pb2_grpc.HealthServicer):
         return self._status(request)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        """The status now and after each change, until the caller leaves."""
+        """The status now and after each change, until the caller leaves; RESOURCE_EXHAUSTED where too many watch."""
+        if self._watchers >= self._max_watchers:
+            details = f"{self._watchers} callers watch, the most that may; ask with Check, or try again later"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+        self._watchers += 1
+        try:
+            await self._watch(request, context)
+        finally:
+            self._watchers -= 1
+
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         sent = None
         while True:
             changed, response = self._changed, self._status(request)
@@ -69,3 +85,16 @@ class Health(health_pb2_grpc.HealthServicer):
     def _status(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         status: Any = self._statuses.get(request.service, SERVICE_UNKNOWN)
         return health_pb2.HealthCheckResponse(status=status)
+
+
+def handler(servicer: Health) -> grpc.GenericRpcHandler:
+    """The servicer's methods as gRPC wants them."""
+    read = health_pb2.HealthCheckRequest.FromString
+    write = health_pb2.HealthCheckResponse.SerializeToString
+    return grpc.method_handlers_generic_handler(
+        NAME,
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, read, write),
+            "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, read, write),
+        },
+    )

@@ -1,0 +1,107 @@
+"""What a server may ask of its callers: to speak TLS, to show a certificate, to know a token."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from clients.errors import DigitError
+
+TOKEN_VARIABLE = "DIGITS_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """PEM files for an encrypted connection.
+
+    Attributes:
+        root: The certificates that vouch for the server. Its own certificate must be for the address that is called.
+        cert: The client's certificate, where the server asks for one.
+        key: Its private key.
+    """
+
+    root: Path
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What gRPC opens a channel with.
+
+        Raises:
+            DigitError: A file cannot be read, or there is a certificate without a key.
+        """
+        if (self.cert is None) != (self.key is None):
+            raise DigitError("a client certificate needs its private key, and the other way round; give both or none")
+        root, key, cert = (None if path is None else _read(path) for path in (self.root, self.key, self.cert))
+        return grpc.ssl_channel_credentials(root, key, cert)
+
+
+def open_channel(address: str, tls: Tls | None, options: Sequence[tuple[str, str | int]]) -> grpc.Channel:
+    """A channel for synchronous calls."""
+    if tls is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, tls.credentials(), options=options)
+
+
+def open_aio_channel(address: str, tls: Tls | None, options: Sequence[tuple[str, str | int]]) -> grpc.aio.Channel:
+    """A channel for asynchronous calls."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, tls.credentials(), options=options)
+
+
+def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """What every call brings along."""
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Encryption and token, of every command line that calls a server."""
+
+    tls_root: Path | None = None
+    """PEM file with the certificates that vouch for the server; calls are encrypted if it is given."""
+
+    tls_cert: Path | None = None
+    """PEM file with the client's certificate, where the server asks for one."""
+
+    tls_key: Path | None = None
+    """PEM file with its private key."""
+
+    token_file: Path | None = None
+    """File whose first line is the token that the server asks for. Default: the environment's DIGITS_TOKEN, if any."""
+
+    def tls(self) -> Tls | None:
+        """The files, if any.
+
+        Raises:
+            DigitError: Some are given that need another.
+        """
+        if self.tls_root is not None:
+            return Tls(root=self.tls_root, cert=self.tls_cert, key=self.tls_key)
+        if self.tls_cert or self.tls_key:
+            raise DigitError("--tls-cert and --tls-key are of no use without --tls-root; give it as well")
+        return None
+
+    def token(self) -> str | None:
+        """The token, if any.
+
+        Raises:
+            DigitError: The file cannot be read, or holds none.
+        """
+        if self.token_file is None:
+            return os.environ.get(TOKEN_VARIABLE)
+        lines = _read(self.token_file).decode("ascii", "replace").split()
+        if not lines:
+            raise DigitError(f"{self.token_file} is empty; a token was expected")
+        return lines[0]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DigitError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,70 @@
+"""Requests must arrive: whole, and in time.
+
+gRPC itself waits for ever for a message of which a part is missing, and the call counts as under way all the while. So
+to gRPC every method here takes a stream, of which one message is read: by us, who know when to give up.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Punctual(grpc.GenericRpcHandler):
+    """Another handler, whose methods' requests must arrive.
+
+    Args:
+        handler: Its methods, asynchronous ones.
+        max_deadline_s: Seconds from a call's beginning until its request must be there.
+    """
+
+    def __init__(self, handler: grpc.GenericRpcHandler, *, max_deadline_s: float) -> None:
+        self._handler = handler
+        self._max_deadline_s = max_deadline_s
+        self._methods: dict[str, MethodHandler] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> "MethodHandler | None":
+        """The method that was called."""
+        method = self._methods.get(details.method)
+        if method is None and (found := self._handler.service(details)) is not None:
+            # Only what exists is kept: names that callers make up are without number.
+            method = self._methods[details.method] = self._punctual(found)
+        return method
+
+    def _punctual(self, method: Any) -> Any:
+        if method.request_streaming:
+            return method
+
+        async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
+            # The message has no name here: gRPC keeps the frames of calls that are aborted.
+            return await method.unary_unary(await self._receive(method, context), context)
+
+        async def stream(_: AsyncIterator[bytes], context: Context) -> None:
+            await method.unary_stream(await self._receive(method, context), context)
+
+        if method.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, None, method.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(unary, None, method.response_serializer)
+
+    async def _receive(self, method: Any, context: Context) -> Any:
+        """The only message of a call, as the method wants it; a call without one is refused."""
+        code, details = grpc.StatusCode.INVALID_ARGUMENT, "the call was ended before its message had arrived whole"
+        message = grpc.aio.EOF
+        try:
+            async with asyncio.timeout(self._max_deadline_s):
+                message = await context.read()
+            if message is not grpc.aio.EOF:
+                return method.request_deserializer(message) if method.request_deserializer else message
+        except TimeoutError:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            details = f"no whole message arrived within {self._max_deadline_s:g} s, the most that is allowed"
+        except DecodeError:
+            details = f"the {len(message)} bytes received are no request of this method; check the client's protos"
+        del message  # see above
+        await context.abort(code, details)
