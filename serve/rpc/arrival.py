@@ -1,4 +1,4 @@
-"""Requests must arrive: whole, and in time.
+"""Requests must arrive whole and in time, and callers may leave when they like.
 
 gRPC itself waits for ever for a message of which a part is missing, and the call counts as under way all the while. So
 to gRPC every method here takes a stream, of which one message is read: by us, who know when to give up.
@@ -39,7 +39,7 @@ class Punctual(grpc.GenericRpcHandler):
 
     def _punctual(self, method: Any) -> Any:
         if method.request_streaming:
-            return method
+            return grpc.stream_stream_rpc_method_handler(_forgiving(method.stream_stream))
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             # The message has no name here: gRPC keeps the frames of calls that are aborted.
@@ -68,3 +68,16 @@ class Punctual(grpc.GenericRpcHandler):
             details = f"the {len(message)} bytes received are no request of this method; check the client's protos"
         del message  # see above
         await context.abort(code, details)
+
+
+def _forgiving(method: Any) -> Any:
+    """A stream's method, for which it is no error that its caller leaves while an answer is written."""
+
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            await method(messages, context)
+        except* grpc.aio.InternalError:
+            # What gRPC takes for the end of a call, as it should. The error itself it would log at length.
+            raise asyncio.CancelledError from None
+
+    return handle
