@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from benchmarks import http2
+from benchmarks.h2load import frame as grpc_frame
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.process import ServerProcess, server_process
 from tests.fakes import images
@@ -243,7 +244,7 @@ def test_who_never_reads_a_streams_answers_keeps_nobody_from_theirs(shared: Serv
         connection.sendall(http2.preface(_4=0))
         for stream in range(1, 100, 2):
             connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers(path)))
-            connection.sendall(http2.frame(http2.DATA, 0, stream, http2.grpc_frame(message)) * 2)
+            connection.sendall(http2.frame(http2.DATA, 0, stream, grpc_frame(message)) * 2)
         assert_serves(shared)
 
 
