@@ -144,3 +144,19 @@ def test_print_config_needs_no_bundle(tmp_path):
     done = serve(tmp_path / "nowhere", "--print-config", DIGITS_SERVE_PORT="7")
     assert done.returncode == 0
     assert tomllib.loads(done.stdout)["port"] == 7
+
+
+def test_check_finds_certificates_and_tokens_that_are_of_no_use(bundle, tmp_path):
+    done = serve(bundle, "--check", "--token-file", tmp_path / "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No such file or directory; a file with one token a line was expected" in done.stderr
+    done = serve(bundle, "--check", "--tls-cert", tmp_path / "nope", "--tls-key", tmp_path / "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a PEM file was expected" in done.stderr
+
+
+def test_print_config_names_the_token_file_and_not_what_is_in_it(tmp_path):
+    (tmp_path / "tokens").write_text("a-token-of-some-length")
+    done = serve("--print-config", "--token-file", tmp_path / "tokens")
+    assert tomllib.loads(done.stdout)["token_file"] == str(tmp_path / "tokens")
+    assert "of-some-length" not in done.stdout
