@@ -39,7 +39,8 @@ class Punctual(grpc.GenericRpcHandler):
 
     def _punctual(self, method: Any) -> Any:
         if method.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(_forgiving(method.stream_stream))
+            read, write = method.request_deserializer, method.response_serializer
+            return grpc.stream_stream_rpc_method_handler(_forgiving(method.stream_stream), read, write)
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             # The message has no name here: gRPC keeps the frames of calls that are aborted.
