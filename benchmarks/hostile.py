@@ -56,7 +56,7 @@ class Options:
     rounds: int = 5
     """How often everything is measured."""
 
-    duration_s: float = 2.0
+    duration_s: float = 1.5
     """Seconds of each measurement."""
 
 
@@ -241,11 +241,15 @@ def _case(name: str, options: Options) -> dict[str, Any]:
 
 
 def _round(name: str, server: ServerProcess, client: DigitClient, duration_s: float) -> dict[str, Any]:
+    served = psutil.Process(server.pid)
+    begun_s = _cpu_s(served)
     alone = _percentiles(client, duration_s)
+    server_share = (_cpu_s(served) - begun_s) / duration_s
     with _beside(_attack, name, server.address) as attacker:
-        begun_s = _cpu_s(attacker)
+        begun_s, server_begun_s = _cpu_s(attacker), _cpu_s(served)
         under_attack = _percentiles(client, duration_s)
         cpu_share = (_cpu_s(attacker) - begun_s) / duration_s
+        attacked_share = (_cpu_s(served) - server_begun_s) / duration_s
     with _beside(_burn, cpu_share):
         beside_control = _percentiles(client, duration_s)
     return {
@@ -253,6 +257,8 @@ def _round(name: str, server: ServerProcess, client: DigitClient, duration_s: fl
         "under attack, ms": under_attack,
         "beside the control, ms": beside_control,
         "attacker's share of a core": round(cpu_share, 3),
+        "server's share of a core, alone": round(server_share, 3),
+        "server's share of a core, under attack": round(attacked_share, 3),
     }
 
 
