@@ -10,13 +10,13 @@ exchange is a turn of its own. So whoever found the old model has been accepted 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
 from serve.config import ServeConfig
 from serve.errors import LoadFailed, StartupError, Unavailable, UnknownModel
-from serve.model import Model
+from serve.local_model import LocalModel
 from serve.models import Models
 from serve.repository import Source, choose, scan
 from serve.watch import changes
@@ -37,27 +37,30 @@ class Loader:
         models: What is served.
         open_model: Reads a model, blocking; not started yet.
         on_change: Called when something is served that was not, or no longer.
+        settled: Waits until nobody finds a model any more that is served no longer.
     """
 
     def __init__(
         self,
         config: ServeConfig,
-        models: Models,
-        open_model: Callable[[Source], Model],
+        models: Models[LocalModel],
+        open_model: Callable[[Source], LocalModel],
         *,
         on_change: Callable[[], None],
+        settled: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._models = models
         self._open = open_model
         self._on_change = on_change
+        self._settled = settled
         self._lock = asyncio.Lock()
         # By the name of the folder in the repository, which for a bundle by itself is empty.
-        self._served: dict[str, list[Model]] = {}
+        self._served: dict[str, list[LocalModel]] = {}
         self._unloaded: set[str] = set()
         # What is not tried again until it changes, and why.
         self._failed: dict[Path, tuple[Source, str]] = {}
-        self._retiring: dict[Model, asyncio.Task[None]] = {}
+        self._retiring: dict[LocalModel, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -114,7 +117,7 @@ class Loader:
             closing = self._retire(self._served.pop(folder))
         await asyncio.wait(closing)
 
-    def close(self) -> list[Model]:
+    def close(self) -> list[LocalModel]:
         """Change nothing any more.
 
         Returns:
@@ -162,7 +165,7 @@ class Loader:
             Why some cannot; empty if all can.
         """
         candidates, wanted = choose(self._config.versions if folder else "all", sources)
-        kept: list[Model] = []
+        kept: list[LocalModel] = []
         errors: list[str] = []
         name = self._name(folder, sources[0])
         for source in candidates:
@@ -188,7 +191,7 @@ class Loader:
         """The name of a model that callers know; a bundle by itself may have got another one that cannot be served."""
         return self._served[folder][0].description.name if folder in self._served else source.name
 
-    async def _load(self, folder: str, source: Source) -> Model:
+    async def _load(self, folder: str, source: Source) -> LocalModel:
         tried, reason = self._failed.get(source.path, (None, ""))
         if tried == source:
             raise StartupError(reason)
@@ -217,7 +220,7 @@ class Loader:
         self._models.loads[name].last_error = text
         return text
 
-    def _retire(self, models: Iterable[Model]) -> list[asyncio.Task[None]]:
+    def _retire(self, models: Iterable[LocalModel]) -> list[asyncio.Task[None]]:
         """Serve some models no longer, and close each when it has answered what it has accepted."""
         closing = []
         for model in models:
@@ -227,11 +230,12 @@ class Loader:
         self._on_change()
         return closing
 
-    async def _close(self, model: Model) -> None:
+    async def _close(self, model: LocalModel) -> None:
+        await self._settled()
         await model.batcher.drain()
         del self._retiring[model]
         log.info("closed %s", model)
 
 
-def _is_among(name: str, models: Iterable[Model]) -> bool:
+def _is_among(name: str, models: Iterable[LocalModel]) -> bool:
     return name in {model.description.name for model in models}

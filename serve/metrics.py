@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from serve.batcher import Answer, BatchObserver
 from serve.engines import CLASSES, Probabilities
-from serve.model import Model
+from serve.local_model import LocalModel
 from serve.rpc.calls import Call
 
 # From 50 µs up to 26 s, each the double of the one before.
@@ -127,7 +127,7 @@ class Metrics(Collector):
         models: What is served; read at every scrape.
     """
 
-    def __init__(self, models: Iterable[Model]) -> None:
+    def __init__(self, models: Iterable[LocalModel]) -> None:
         self._models = models
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._refusals: dict[tuple[str, str, str, str], int] = {}
@@ -145,15 +145,19 @@ class Metrics(Collector):
         """A request has ended: one of `serve.rpc.calls.Observers`."""
         model = call.model
         name, version = (model.name, model.version) if model else ("", "")
-        key = (call.method, name, version, call.code)
+        self.count_call(call.method, name, version, call.code, call.reason, call.seconds)
+
+    def count_call(self, method: str, name: str, version: str, code: str, reason: str, seconds: float) -> None:
+        """A request has ended, here or in another process; see `serve.rpc.calls.Call`."""
+        key = (method, name, version, code)
         self._requests[key] = self._requests.get(key, 0) + 1
-        if call.code == "OK":
-            series = (call.method, name, version)
+        if code == "OK":
+            series = (method, name, version)
             if series not in self._seconds:
                 self._seconds[series] = Histogram(_SECONDS)
-            self._seconds[series].observe(call.seconds)
-        elif call.reason:
-            refusal = (call.method, name, version, call.reason)
+            self._seconds[series].observe(seconds)
+        elif reason:
+            refusal = (method, name, version, reason)
             self._refusals[refusal] = self._refusals.get(refusal, 0) + 1
 
     def of(self, name: str, version: str) -> ModelMetrics:

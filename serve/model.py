@@ -1,27 +1,13 @@
-"""A model that answers: one version, read from its bundle, with its engines and its batcher."""
+"""A model as servicers see it: one version, its description, and what it answers."""
 
 import asyncio
-import dataclasses
-import logging
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
 
-import numpy as np
-
-from bundle import Bundle, BundleError
-from bundle.manifest import INPUT, OUTPUT
-from bundle.probe import PROBE
-from serve.batcher import Answer, Batcher, BatchObserver
-from serve.config import ServeConfig
-from serve.engines import IMAGE_SHAPE, OpenEngine, Pixels
-from serve.engines.selection import Selection, select
-from serve.errors import DeadlineExceeded, StartupError
-from serve.probe import MAX_DIFFERENCE, Bounds, Probe, checked
-from serve.repository import Source
-
-log = logging.getLogger(__name__)
+from serve.batcher import Answer, Counts
+from serve.engines import Pixels
+from serve.errors import DeadlineExceeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,89 +41,33 @@ class Description:
     accuracy: float
 
 
-class Model:
+class Model(ABC):
     """One version of one model.
 
-    Lifecycle: `open` (blocks; verifies the bundle), `start` (opens, checks and warms up the engines), `classify` many
-    times, then `drain` or `abort` of its batcher.
-
     Attributes:
-        description: What callers may know; the engine is described once it has started.
-        batcher: Where images go.
-        source: Where it was read from, and what was there.
+        description: What callers may know.
     """
 
-    def __init__(self, source: Source, description: Description, batcher: Batcher, *, max_deadline_s: float) -> None:
+    def __init__(self, description: Description, *, max_deadline_s: float) -> None:
         self.description = description
-        self.batcher = batcher
-        self.source = source
         self._max_deadline_s = max_deadline_s
-
-    @classmethod
-    def open(
-        cls,
-        source: Source,
-        config: ServeConfig,
-        *,
-        on_failure: Callable[[], None] = lambda: None,
-        observer: Callable[[str, str], BatchObserver] = lambda _name, _version: BatchObserver(),
-    ) -> Self:
-        """Verify a bundle and choose what computes it. Nothing is started yet.
-
-        Args:
-            source: The bundle.
-            config: The configuration.
-            on_failure: Called on the event loop, once, when an engine has died and the model can answer no more.
-            observer: Gives the batcher's observer for a name and a version.
-
-        Raises:
-            StartupError: The bundle is not what the source says, or not usable on this machine or with this
-                configuration.
-        """
-        bundle = _open_bundle(source)
-        selection = _select(bundle, config)
-        manifest = bundle.manifest
-        max_batch = config.max_batch or selection.batch
-        description = Description(
-            name=manifest.name,
-            version=manifest.version,
-            architecture=manifest.architecture,
-            labels=manifest.labels,
-            max_batch=max_batch,
-            max_images_per_request=config.max_images_per_request,
-            sha256=manifest.files[selection.file].sha256,
-            accuracy=selection.accuracy,
-        )
-        batcher = Batcher(
-            _checked(bundle, selection, config, max_batch),
-            slots=config.slots or selection.slots,
-            max_batch=max_batch,
-            queue_images=config.queue_images,
-            max_queue_delay_s=config.max_queue_delay_us / 1e6,
-            observer=observer(manifest.name, manifest.version),
-            on_failure=on_failure,
-        )
-        return cls(source, description, batcher, max_deadline_s=config.max_deadline_s)
 
     def __str__(self) -> str:
         model = self.description
         return f"{model.name} version {model.version} with {model.engine} on {model.device}"
 
-    async def start(self) -> None:
-        """Open, check and warm up the engines, then accept requests.
+    @property
+    @abstractmethod
+    def refusal(self) -> str | None:
+        """Why no requests are accepted; None while they are."""
 
-        Raises:
-            StartupError: They cannot run this model, or fail its check. Nothing is left running.
-        """
-        try:
-            engine = await self.batcher.start()
-        except StartupError as error:
-            raise type(error)(f"{self.source.path}: {error}") from error
-        except Exception as error:  # an engine's library raises what it likes
-            raise StartupError(f"{self.source.path}: the engine cannot run this model: {error}") from error
-        self.description = dataclasses.replace(
-            self.description, engine=engine.name, device=engine.device, precision=engine.precision
-        )
+    @abstractmethod
+    async def counts(self) -> Counts:
+        """What became of the requests so far."""
+
+    @abstractmethod
+    async def _submit(self, pixels: Pixels, deadline: float) -> Answer:
+        """See `Batcher.submit`."""
 
     async def classify(self, pixels: Pixels, *, timeout_s: float | None) -> Answer:
         """Classify one caller's images.
@@ -152,83 +82,6 @@ class Model:
         seconds = self._max_deadline_s if timeout_s is None else min(timeout_s, self._max_deadline_s)
         try:
             async with asyncio.timeout(seconds):
-                return await self.batcher.submit(pixels, deadline=time.monotonic() + seconds)
+                return await self._submit(pixels, time.monotonic() + seconds)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {seconds:g} s") from None
-
-
-def check_bundle(source: Source, config: ServeConfig) -> str:
-    """Whether a bundle could be served with this configuration; it answers its probe set.
-
-    Returns:
-        What would be served, in a line.
-
-    Raises:
-        StartupError: It could not.
-    """
-    bundle = _open_bundle(source)
-    selection = _select(bundle, config)
-    try:
-        with _checked(bundle, selection, config, config.max_batch or selection.batch)() as engine:
-            engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
-    except StartupError as error:
-        raise type(error)(f"{source.path}: {error}") from error
-    manifest = bundle.manifest
-    return (
-        f"ok: {source.path} is {manifest.name} version {manifest.version}; {selection.file} runs with {engine.name} "
-        f"on {engine.device}"
-    )
-
-
-def _open_bundle(source: Source) -> Bundle:
-    """The verified bundle, which is what its folders say, and whose model takes and gives what this server does."""
-    path = source.path
-    try:
-        bundle = Bundle.open(path)
-    except BundleError as error:
-        raise StartupError(str(error)) from error
-    manifest = bundle.manifest
-    if (manifest.name, manifest.version) != (source.name, source.version):
-        raise StartupError(
-            f"{path}: the manifest is of {manifest.name} version {manifest.version}, {source.name} version "
-            f"{source.version} was expected; move it to the folder of its name and version, or export it under these"
-        )
-    for found, expected in ((manifest.input, INPUT), (manifest.output, OUTPUT)):
-        if found != expected:
-            raise StartupError(f"{path}: the model has {found}, {expected} was expected; export it again")
-    return bundle
-
-
-def _checked(bundle: Bundle, selection: Selection, config: ServeConfig, max_batch: int) -> OpenEngine:
-    """Opens the engines that answer the bundle's probe set."""
-    try:
-        probe = Probe.of(bundle)
-    except BundleError as error:
-        raise StartupError(f"{bundle.path}: {error}") from error
-    if probe is None:
-        log.warning("%s has no %s, so its answers are not checked; export it again", bundle.path, PROBE)
-        return selection.open
-    manifest = bundle.manifest
-    entry = manifest.graphs.get(selection.file) or manifest.plans[selection.file]
-    # What the gate has let pass under other tolerances may be so here, too.
-    allowed = max(MAX_DIFFERENCE.get(entry.precision, 0.0), entry.parity.max_difference if entry.parity else 0.0)
-    bounds = Bounds(max_difference=allowed, max_latency_ms=config.check_latency_ms)
-    return checked(selection.open, probe, bounds, max_batch=max_batch)
-
-
-def _select(bundle: Bundle, config: ServeConfig) -> Selection:
-    """The engine that serves, able to take the batches that are configured."""
-    try:
-        selection = select(bundle, config.engine)
-    except BundleError as error:
-        raise StartupError(str(error)) from error
-    if config.slots is not None and selection.most_slots is not None and config.slots > selection.most_slots:
-        raise StartupError(
-            f"--slots is {config.slots}; {config.engine} on this GPU takes at most {selection.most_slots}"
-        )
-    largest = selection.largest_batch
-    if config.max_batch is not None and largest is not None and config.max_batch > largest:
-        raise StartupError(
-            f"--max-batch is {config.max_batch}; {selection.file} takes at most {largest} images at a time"
-        )
-    return selection

@@ -1,12 +1,14 @@
 """The models that are served, by name and version. Changed and found on the event loop only."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from serve.errors import ServeError, Unavailable, UnknownModel
 from serve.model import Model
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class ModelControl(Protocol):
@@ -43,7 +45,7 @@ class Loads:
     last_error: str = ""
 
 
-class Models:
+class Models(Generic[AnyModel]):
     """What callers can ask for. The newest version of a name answers where none is named.
 
     Args:
@@ -58,14 +60,14 @@ class Models:
         self.starting = True
         self.loads: defaultdict[str, Loads] = defaultdict(Loads)
         self._default = default
-        self._versions: dict[str, dict[str, Model]] = {}
+        self._versions: dict[str, dict[str, AnyModel]] = {}
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[AnyModel]:
         """All of them; on any thread, whatever the event loop does meanwhile."""
         for versions in list(self._versions.values()):
             yield from list(versions.values())
 
-    def put(self, model: Model) -> Model | None:
+    def put(self, model: AnyModel) -> AnyModel | None:
         """Serve a model from now on.
 
         Returns:
@@ -79,7 +81,16 @@ class Models:
         self._versions[model.description.name] = {version: versions[version] for version in ordered}
         return replaced
 
-    def remove(self, model: Model) -> None:
+    def replace(self, models: Iterable[AnyModel], loads: Mapping[str, Loads]) -> None:
+        """Serve these from now on, and no others; another process has loaded them."""
+        self._versions = {}
+        for model in models:
+            self.put(model)
+        self.loads.clear()
+        self.loads.update(loads)
+        self.starting = False
+
+    def remove(self, model: AnyModel) -> None:
         """Serve a model no longer, unless another one has taken its place already."""
         name, version = model.description.name, model.description.version
         versions = self._versions.get(name, {})
@@ -88,7 +99,7 @@ class Models:
         if not versions:
             self._versions.pop(name, None)
 
-    def find(self, name: str, version: str) -> Model:
+    def find(self, name: str, version: str) -> AnyModel:
         """The model that answers; an empty name is the default's, an empty version the newest.
 
         Raises:

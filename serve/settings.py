@@ -62,6 +62,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], description:
     )
 
 
+def from_toml(text: str) -> ServeConfig:
+    """The configuration that `to_toml` has written."""
+    return ServeConfig(**{name: _typed(name, value, name) for name, value in tomllib.loads(text).items()})
+
+
 def to_toml(config: ServeConfig) -> str:
     """A configuration as a file; what has no value is a comment."""
     lines = []

@@ -10,8 +10,8 @@ from serve.batcher import BatchObserver
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.exposition import Exposition
+from serve.local_model import LocalModel
 from serve.metrics import Metrics
-from serve.model import Model
 from serve.rpc.access_log import AccessLog
 from serve.rpc.calls import Call
 
@@ -30,7 +30,7 @@ class Telemetry:
         metrics_port: Where Prometheus scrapes; None where that is not configured, or before the start.
     """
 
-    def __init__(self, config: ServeConfig, models: Iterable[Model]) -> None:
+    def __init__(self, config: ServeConfig, models: Iterable[LocalModel]) -> None:
         self._config = config
         self._metrics = None if config.metrics_port is None else Metrics(models)
         self._started = AsyncExitStack()
@@ -40,6 +40,11 @@ class Telemetry:
     def batch_observer(self, name: str, version: str) -> BatchObserver:
         """What sees the batcher of a model."""
         return self._metrics.of(name, version) if self._metrics else BatchObserver()
+
+    def count_call(self, method: str, name: str, version: str, code: str, reason: str, seconds: float) -> None:
+        """A request that another process answered has ended."""
+        if self._metrics:
+            self._metrics.count_call(method, name, version, code, reason, seconds)
 
     async def start(self) -> None:
         """Start what is configured.

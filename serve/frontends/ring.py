@@ -8,6 +8,7 @@ Neither side ever waits for the other. The memory has no name: it is gone when t
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 # The reader's position, in a cache line of its own.
 _HEADER_BYTES = 64
@@ -33,10 +34,10 @@ def record_bytes(size: int) -> int:
 
 
 class RingWriter:
-    """The writing end of an empty ring.
+    """The writing end of a new ring.
 
     Args:
-        memory: The ring's memory.
+        memory: The ring's memory, all zeros.
         wake_fd: Its eventfd, whose counter is 0.
     """
 
@@ -46,7 +47,6 @@ class RingWriter:
         self._capacity = len(self._data)
         self._wake_fd = wake_fd
         self._written = 0
-        self._read[0] = 0
 
     def write(self, *parts: bytes | memoryview) -> bool:
         """Append a record and wake the reader.
@@ -77,30 +77,35 @@ class RingWriter:
 
 
 class RingReader:
-    """The reading end of an empty ring; arguments as above."""
+    """The reading end of a new ring; arguments as above."""
 
     def __init__(self, memory: memoryview, wake_fd: int) -> None:
         self._read = memory[:_HEADER_BYTES].cast("Q")
         self._data = memory[_HEADER_BYTES:]
         self._capacity = len(self._data)
         self._wake_fd = wake_fd
-        self._done = 0
+        self._done = self._end = 0
 
-    def read(self) -> Iterator[memoryview]:
-        """The records written since the last call; none when there are none. Each is valid until the next is asked for.
+    @property
+    def waiting(self) -> bool:
+        """Whether there are records that `read` has left."""
+        return self._done < self._end
 
-        Call it when the eventfd, which must not block, is readable; the iteration must be finished.
+    def read(self, most: int) -> Iterator[memoryview]:
+        """The next records, up to `most`; none when there are none. Each is valid until the next is asked for.
+
+        Call it when the eventfd, which must not block, is readable, or when records are `waiting`. The iteration must
+        be finished.
         """
-        try:
-            end = self._done + os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            return
-        while self._done < end:
+        with suppress(BlockingIOError):
+            self._end += os.eventfd_read(self._wake_fd)
+        while most and self.waiting:
             start = self._done % self._capacity
             size = int.from_bytes(self._data[start : start + _LENGTH_BYTES], "little")
             if size == _WRAPPED:
                 self._done += self._capacity - start
                 continue
             yield self._data[start + _LENGTH_BYTES : start + _LENGTH_BYTES + size]
+            most -= 1
             self._done += record_bytes(size)
             self._read[0] = self._done

@@ -3,6 +3,7 @@
 import grpc
 
 from protos.digits.v1 import digits_pb2
+from serve.model import Model
 from serve.models import Models
 from serve.rpc.calls import Call, Observers, service, stream, unary
 from serve.rpc.digits_wire import read_pixels, read_top_k, write_answer, write_model, write_refusal, write_streamed
@@ -17,7 +18,7 @@ class DigitRecognizer:
         models: What answers.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models[Model]) -> None:
         self._models = models
 
     async def classify(self, request: digits_pb2.ClassifyRequest, call: Call) -> bytes:

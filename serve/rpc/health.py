@@ -5,6 +5,7 @@ needs: one watcher that does not read would keep the server from ever reporting 
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -33,27 +34,15 @@ class Health(health_pb2_grpc.HealthServicer):
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()
 
-    def report(self, *services: str, serving: bool) -> None:
-        """Change the status of some services. Watchers are told as fast as each of them reads."""
-        self._statuses |= dict.fromkeys(services, SERVING if serving else NOT_SERVING)
-        self._tell()
-
-    def report_all(self, *, serving: bool) -> None:
-        """Change the status of all services that are known."""
-        self.report(*self._statuses, serving=serving)
+    def replace(self, serving: Mapping[str, bool]) -> None:
+        """Change what is known: whether each service serves. Watchers are told as fast as each of them reads."""
+        self._statuses = {service: SERVING if serves else NOT_SERVING for service, serves in serving.items()}
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def serving(self, service: str = "") -> bool:
         """Whether a service serves; by default, whether the server does."""
         return self._statuses.get(service) == SERVING
-
-    def forget(self, service: str) -> None:
-        """A service is there no longer."""
-        self._statuses.pop(service, None)
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """The status now; NOT_FOUND for a service that is not known."""

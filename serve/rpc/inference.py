@@ -42,7 +42,7 @@ class InferenceService:
         control: Loads and unloads models; None where that is not allowed.
     """
 
-    def __init__(self, models: Models, health: Health, control: ModelControl | None = None) -> None:
+    def __init__(self, models: Models[Model], health: Health, control: ModelControl | None = None) -> None:
         self._models = models
         self._health = health
         self._control = control
@@ -100,7 +100,8 @@ class InferenceService:
             if request.name in ("", model.description.name) and request.version in ("", model.description.version)
         ]
         # Raises what says why there is none.
-        return write_statistics(models or [self._models.find(request.name, request.version)])
+        models = models or [self._models.find(request.name, request.version)]
+        return write_statistics([(model.description, await model.counts()) for model in models])
 
     async def repository_index(self, request: pb.RepositoryIndexRequest, call: Call) -> bytes:
         """See `RepositoryIndex` in inference.proto."""
@@ -176,7 +177,7 @@ def _wants_status(context: Context) -> bool:
 
 
 def _is_ready(model: Model) -> bool:
-    return model.batcher.refusal is None
+    return model.refusal is None
 
 
 def _refuse_repository(name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bundle import manifest
 from protos.inference import inference_pb2
-from serve.batcher import Answer
+from serve.batcher import Answer, Counts
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels, Probabilities
 from serve.errors import InvalidRequest
 from serve.model import Description, Model
@@ -167,16 +167,17 @@ def write_config(model: Description) -> bytes:
     return inference_pb2.ModelConfigResponse(config=config).SerializeToString()
 
 
-def write_statistics(models: Iterable[Model]) -> bytes:
+def write_statistics(models: Iterable[tuple[Description, Counts]]) -> bytes:
     """The serialised `ModelStatisticsResponse` of some models."""
-    return inference_pb2.ModelStatisticsResponse(model_stats=map(_statistics, models)).SerializeToString()
+    statistics = [_statistics(model, counts) for model, counts in models]
+    return inference_pb2.ModelStatisticsResponse(model_stats=statistics).SerializeToString()
 
 
 def write_index(models: Iterable[Model]) -> bytes:
     """The serialised `RepositoryIndexResponse` that lists some models."""
     response = inference_pb2.RepositoryIndexResponse()
     for model in models:
-        refusal = model.batcher.refusal
+        refusal = model.refusal
         response.models.add(
             name=model.description.name,
             version=model.description.version,
@@ -274,15 +275,14 @@ def _classification(probabilities: Probabilities, labels: list[str], classes: in
     return b"".join(parts)
 
 
-def _statistics(model: Model) -> inference_pb2.ModelStatistics:
+def _statistics(model: Description, counts: Counts) -> inference_pb2.ModelStatistics:
     def duration(count: int, seconds: float) -> inference_pb2.StatisticDuration:
         return inference_pb2.StatisticDuration(count=count, ns=round(seconds * 1e9))
 
-    counts = model.batcher.counts
     answered = counts.answered
     return inference_pb2.ModelStatistics(
-        name=model.description.name,
-        version=model.description.version,
+        name=model.name,
+        version=model.version,
         inference_count=counts.images,
         execution_count=counts.executions,
         inference_stats=inference_pb2.InferStatistics(

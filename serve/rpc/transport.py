@@ -38,8 +38,8 @@ def quieten() -> None:
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.msg.startswith(_OF_CALLERS))
 
 
-def channel_options(config: ServeConfig) -> list[tuple[str, int]]:
-    """What the core is told."""
+def channel_options(config: ServeConfig, *, shares_port: bool) -> list[tuple[str, int]]:
+    """What the core is told; other processes of this server may listen on the same port."""
     return list(
         {
             "grpc.max_receive_message_length": max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES),
@@ -56,8 +56,8 @@ def channel_options(config: ServeConfig) -> list[tuple[str, int]]:
             "grpc.max_connection_age_ms": _ms(config.max_connection_age_s),
             # By then every call but a stream has been answered or given up.
             "grpc.max_connection_age_grace_ms": _ms(config.max_deadline_s),
-            # Without this a second server on the same port would start and share the connections unseen.
-            "grpc.so_reuseport": 0,
+            # Otherwise a second server on the same port would start and share the connections unseen.
+            "grpc.so_reuseport": int(shares_port),
         }.items()
     )
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import serve.model
+import serve.local_model
 from bundle import Bundle, publish
 from bundle.probe import PROBE
 from serve.app import Server
@@ -29,7 +29,7 @@ class Running:
 
 def batcher_of(server: Server) -> Batcher:
     """Of the one model that is served."""
-    return server._models.find("", "").batcher
+    return server.backend.models.find("", "").batcher
 
 
 def republish(source: Path, target: Path, *, leave_out: str = "", files: dict[str, bytes] = {}, **fields: Any) -> Path:  # noqa: B006
@@ -55,7 +55,7 @@ def serving(unprobed: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
     @asynccontextmanager
     async def start(engine: FakeEngine, **options: Any) -> AsyncIterator[Running]:
         chosen = Selection(file="model.onnx", accuracy=1.0, open=engine.open, slots=1, batch=4)
-        monkeypatch.setattr(serve.model, "select", lambda _bundle, _engine: chosen)
+        monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
         defaults = {"models": unprobed, "port": 0, "slots": 1, "max_batch": 4, "grace_s": 5.0}
         server = Server(ServeConfig(**(defaults | options)))
         port = await server.start()

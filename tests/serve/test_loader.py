@@ -45,8 +45,8 @@ class Running:
     """A server of a repository in this process, and a client of it."""
 
     def __init__(self, server: Server, client: AsyncDigitClient, channel: grpc.aio.Channel) -> None:
-        self.loader = server._loader
-        self.models = server._models
+        self.loader = server.backend._loader
+        self.models = server.backend.models
         self.client = client
         self.channel = channel
 
@@ -212,7 +212,7 @@ class TestSwap:
 
         engine = FakeEngine()
         async with serving(engine) as running:
-            servicer = DigitRecognizer(running.server._models)
+            servicer = DigitRecognizer(running.server.backend.models)
             request = digits_pb2.ClassifyRequest(pixels=images(1).tobytes())
             counts = batcher_of(running.server).counts
             call = asyncio.ensure_future(servicer.classify(request, Context()))  # type: ignore[arg-type]
@@ -220,7 +220,10 @@ class TestSwap:
             assert counts.accepted == 1
             await call
 
-    async def test_under_load_every_request_is_answered_through_many_swaps(self, bundle: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("frontends", ["0", "2"])
+    async def test_under_load_every_request_is_answered_through_many_swaps(
+        self, bundle: Path, tmp_path: Path, frontends: str
+    ) -> None:
         """A bundle that is replaced in place, five times; the callers repeat nothing."""
         path = republish(bundle, tmp_path / "bundle")
         outcomes: collections.Counter[str] = collections.Counter()
@@ -251,7 +254,8 @@ class TestSwap:
             while latest != "6":
                 outcomes[(await stub.ModelInfer(request, timeout=30)).model_version] += 1
 
-        with server_process(path, "--watch", "--check-latency-ms", "10000", log=tmp_path / "log") as server:
+        flags = ("--watch", "--check-latency-ms", "10000", "--frontends", frontends)
+        with server_process(path, *flags, log=tmp_path / "log") as server:
             async with grpc.aio.insecure_channel(server.address, options=NO_RETRIES) as channel:
                 stub = digits_pb2_grpc.DigitRecognizerStub(channel)
                 watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -280,7 +284,7 @@ class TestSwap:
         path = republish(unprobed, tmp_path / "bundle")
         engine = FakeEngine()
         async with serving(engine, models=path) as running, AsyncDigitClient(running.address) as client:
-            loader, old = running.server._loader, batcher_of(running.server)
+            loader, old = running.server.backend._loader, batcher_of(running.server)
             engine.hold()
             inside = asyncio.create_task(client.classify(images(1)))
             await asyncio.to_thread(engine.wait_until_inside)
@@ -416,7 +420,7 @@ class TestControl:
             engine.hold()
             inside = asyncio.create_task(client.classify(images(1)))
             await asyncio.to_thread(engine.wait_until_inside)
-            unload = asyncio.create_task(running.server._loader.unload("compact"))
+            unload = asyncio.create_task(running.server.backend._loader.unload("compact"))
             with pytest.raises(ModelNotFound):
                 await client.get_model()
             assert not unload.done()

@@ -45,7 +45,7 @@ class Observed:
 
     async def scrape(self) -> Samples:
         def get() -> str:
-            url = f"http://127.0.0.1:{self.running.server.telemetry.metrics_port}/metrics"
+            url = f"http://127.0.0.1:{self.running.server.backend.telemetry.metrics_port}/metrics"
             with urllib.request.urlopen(url, timeout=10) as response:
                 return response.read().decode()
 
@@ -315,7 +315,7 @@ async def test_the_delay_is_named_as_what_closed_a_batch(observed: Any) -> None:
 async def test_what_is_served_is_named_and_the_process_described(observed: Any) -> None:
     async with observed(FakeEngine()) as server:
         after = await server.scrape()
-        model = server.running.server._models.find("", "").description
+        model = server.running.server.backend.models.find("", "").description
     assert after["digits_model_info", "cpu", "fake", "fp32", model.sha256] == 1
     assert after["process_resident_memory_bytes",] > 1e6
 

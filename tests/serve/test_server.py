@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import serve.app
-import serve.model
+import serve.local_model
 from clients import AsyncDigitClient, DigitClient, DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.config import ServeConfig
@@ -283,7 +283,7 @@ class TestStart:
             yield FakeEngine()
 
         chosen = Selection(file="model.onnx", accuracy=1.0, open=open_slowly, slots=1, batch=4)
-        monkeypatch.setattr(serve.model, "select", lambda _bundle, _engine: chosen)
+        monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
         dispositions = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ready: list[int] = []
         server = asyncio.create_task(serve.app.run(ServeConfig(models=bundle, port=0, slots=1), ready.append))

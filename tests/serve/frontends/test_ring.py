@@ -28,7 +28,7 @@ def ring(wake_fd: int, capacity: int = CAPACITY) -> tuple[RingWriter, RingReader
 
 
 def read(reader: RingReader) -> list[bytes]:
-    return [bytes(record) for record in reader.read()]
+    return [bytes(record) for record in reader.read(most=1000)]
 
 
 def test_records_come_out_whole_and_in_order(wake_fd: int) -> None:
@@ -53,7 +53,7 @@ def test_a_full_ring_refuses_and_loses_nothing(wake_fd: int) -> None:
 def test_a_record_is_overwritten_only_when_its_successor_is_asked_for(wake_fd: int) -> None:
     writer, reader = ring(wake_fd)
     writer.write(b"a" * 100)
-    records = reader.read()
+    records = reader.read(most=9)
     first = next(records)
     assert not writer.write(b"b" * 100)
     assert bytes(first) == b"a" * 100
@@ -90,8 +90,9 @@ memory_fd, wake_fd, count, capacity = map(int, sys.argv[1:])
 reader = RingReader(memoryview(mmap.mmap(memory_fd, memory_bytes(capacity))), wake_fd)
 digest = 0
 while count:
-    select.select([wake_fd], [], [])
-    for record in reader.read():
+    if not reader.waiting:
+        select.select([wake_fd], [], [])
+    for record in reader.read(most=50):
         digest = zlib.crc32(record, digest)
         count -= 1
 print(digest)
@@ -118,3 +119,13 @@ def test_another_process_reads_what_this_one_writes() -> None:
     os.close(memory_fd)
     os.close(wake_fd)
     assert int(output) == digest
+
+
+def test_what_is_left_unread_waits(wake_fd: int) -> None:
+    writer, reader = ring(wake_fd)
+    for record in (b"a", b"b", b"c"):
+        writer.write(record)
+    assert [bytes(record) for record in reader.read(most=2)] == [b"a", b"b"]
+    assert reader.waiting
+    assert read(reader) == [b"c"]
+    assert not reader.waiting

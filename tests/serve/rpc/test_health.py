@@ -25,7 +25,7 @@ class Watcher:
 @pytest.fixture
 def health() -> Health:
     health = Health()
-    health.report("", "model", serving=False)
+    health.replace({"": False, "model": False})
     return health
 
 
@@ -38,9 +38,9 @@ async def watch(health: Health, watcher: Watcher, service: str = "") -> "asyncio
 async def test_a_watcher_that_does_not_read_keeps_nobody_from_the_news(health: Health) -> None:
     stuck, reader = Watcher(reading=False), Watcher(reading=True)
     tasks = [await watch(health, each) for each in (stuck, reader)]
-    health.report_all(serving=True)
-    health.report_all(serving=False)
-    health.report_all(serving=True)
+    health.replace({"": True, "model": True})
+    health.replace({"": False, "model": False})
+    health.replace({"": True, "model": True})
     assert await asyncio.wait_for(reader.told.get(), 5) == NOT_SERVING
     assert await asyncio.wait_for(reader.told.get(), 5) == SERVING
     stuck.reading.set()
@@ -53,8 +53,8 @@ async def test_a_watcher_that_does_not_read_keeps_nobody_from_the_news(health: H
 async def test_a_watcher_is_told_changes_only(health: Health) -> None:
     watcher = Watcher(reading=True)
     task = await watch(health, watcher, "model")
-    health.report_all(serving=False)
-    health.report_all(serving=True)
+    health.replace({"": False, "model": False})
+    health.replace({"": True, "model": True})
     assert [await asyncio.wait_for(watcher.told.get(), 5) for _ in range(2)] == [NOT_SERVING, SERVING]
     assert watcher.told.empty()
     task.cancel()

@@ -1,0 +1,78 @@
+"""A front end: gRPC, and models whose engines are in the owner's process."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from serve.config import ServeConfig
+from serve.frontends.link import Link, ring_bytes
+from serve.frontends.remote import Remote, RemoteModel
+from serve.model import Description
+from serve.models import Loads, Models
+from serve.rpc.server import RpcServer
+from serve.telemetry import Telemetry
+
+
+class Frontend:
+    """Lifecycle: construct, `start`, `stop`; meanwhile `link` and `unlink` as owners come and go. On one event loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._models: Models[RemoteModel] = Models(default=config.default_model)
+        self._remote = Remote(ring_bytes(config), self._on_state)
+        # The metrics are the owner's, who is told of every call.
+        self._telemetry = Telemetry(dataclasses.replace(config, metrics_port=None), ())
+        if config.metrics_port is not None:
+            self._telemetry.call_observers.append(self._remote.observe_call)
+        control = self._remote if config.model_control else None
+        # Every front end takes its share of the calls.
+        share = dataclasses.replace(config, max_calls=-(-config.max_calls // config.frontends))
+        self._rpc = RpcServer(share, self._models, control, self._telemetry.call_observers, shares_port=True)
+        self._served = asyncio.Event()
+
+    async def start(self) -> None:
+        """Accept calls; done when there are models to answer them.
+
+        Raises:
+            StartupError: The port cannot be had, or not what is configured for traces.
+        """
+        await self._telemetry.start()
+        await self._rpc.start()
+        await self._served.wait()
+
+    def link(self, _: int, link: Link) -> None:
+        """Talk to a new owner."""
+        self._remote.link(link)
+
+    def unlink(self, _: int) -> None:
+        """The owner is lost."""
+        self._remote.unlink()
+
+    async def stop(self, hurry: asyncio.Event) -> bool:
+        """Refuse what is new, and answer what was accepted; setting `hurry` ends that at once."""
+        self._rpc.report({model.description.name: False for model in self._models} | {"": False})
+        drained = await self._remote.drain(hurry)
+        # The answers are there; handlers need a moment to send them.
+        await self._rpc.stop(1.0)
+        await self._telemetry.stop()
+        return drained
+
+    def _on_state(self, state: Any) -> None:
+        if state is None:
+            self._rpc.report({model.description.name: False for model in self._models} | {"": False})
+            return
+        served = []
+        for each in state["models"]:
+            description = Description(**each["description"])
+            served.append(
+                RemoteModel(
+                    description,
+                    each["number"],
+                    each["refusal"],
+                    self._remote,
+                    max_deadline_s=self._config.max_deadline_s,
+                )
+            )
+        self._models.replace(served, {name: Loads(**loads) for name, loads in state["loads"].items()})
+        self._rpc.report(state["health"])
+        self._served.set()

@@ -1,0 +1,89 @@
+"""`python -m serve.frontends.worker FD`: a process that the supervisor has started, at the other end of FD.
+
+It is told what it is, then about links, and in the end to stop.
+"""
+
+import asyncio
+import dataclasses
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from serve import logs
+from serve.config import ServeConfig
+from serve.errors import StartupError
+from serve.frontends.control import Control
+from serve.frontends.frontend import Frontend
+from serve.frontends.link import Link
+from serve.frontends.owner import Owner
+from serve.runtime import run, settle
+from serve.settings import from_toml
+
+
+class Role(Protocol):
+    """What a process does."""
+
+    async def start(self) -> None:
+        """Begin; done when it is ready. Raises `StartupError`."""
+
+    def link(self, frontend: int, link: Link) -> None:
+        """A link between that front end and the owner."""
+
+    def unlink(self, frontend: int) -> None:
+        """The process at the other end is lost."""
+
+    async def stop(self, hurry: asyncio.Event) -> bool:
+        """Answer what was accepted; whether that was done."""
+
+
+async def work(end: socket.socket) -> int:
+    """The exit status: 0 when every accepted request was answered."""
+    return await _Worker(end).run()
+
+
+class _Worker:
+    def __init__(self, end: socket.socket) -> None:
+        # Without a supervisor there is nobody to serve for.
+        self._control = Control(end, on_message=self._on_message, on_end=lambda: os._exit(1))
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> int:
+        await self._told
+        logs.configure(self._config.log_format, self._config.log_level)
+        try:
+            await self._role.start()
+        except StartupError as error:
+            self._control.send({"error": str(error)})
+            return 1
+        settle()
+        self._control.send({"ready": True})
+        await self._stop.wait()
+        return 0 if await self._role.stop(self._hurry) else 1
+
+    def _on_message(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        match message:
+            case {"role": role, "config": text}:
+                self._config = from_toml(text)
+                self._role = _role(role, self._config, message, self._control)
+                self._told.set_result(None)
+            case {"link": frontend}:
+                self._role.link(frontend, Link(*fds))
+            case {"unlink": frontend}:
+                self._role.unlink(frontend)
+            case {"stop": _}:
+                self._stop.set()
+            case {"hurry": _}:
+                self._hurry.set()
+
+
+def _role(name: str, config: ServeConfig, message: dict[str, Any], control: Control) -> Role:
+    if name == "owner":
+        return Owner(config, on_stuck=lambda frontend: control.send({"stuck": frontend}))
+    return Frontend(dataclasses.replace(config, port=message["port"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run(work(socket.socket(fileno=int(sys.argv[1])))))

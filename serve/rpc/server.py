@@ -1,0 +1,110 @@
+"""The gRPC server: its port, its limits, and the services on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from protos.digits.v1 import digits_pb2
+from protos.inference import inference_pb2
+from serve.config import ServeConfig
+from serve.errors import StartupError
+from serve.models import ModelControl, Models
+from serve.rpc import digits, health, inference, tls, token
+from serve.rpc.arrival import Punctual
+from serve.rpc.calls import Observers
+from serve.rpc.health import Health
+from serve.rpc.transport import channel_options, quieten
+
+SERVICES = (digits.SERVICE, inference.SERVICE)
+
+
+class RpcServer:
+    """Answers for some models on one port.
+
+    Lifecycle: construct, `start`, `report` at every change, `stop`; on one event loop.
+
+    Args:
+        config: The configuration.
+        models: What answers.
+        control: Loads and unloads models; None where that is not allowed.
+        observers: Are told of every request.
+        shares_port: Whether other processes of this server listen on the same port.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        models: Models[Any],
+        control: ModelControl | None,
+        observers: Observers,
+        *,
+        shares_port: bool = False,
+    ) -> None:
+        self._config = config
+        self._health = Health(max_watchers=max(1, config.max_calls // 4))
+        self._shares_port = shares_port
+        self._handlers = [
+            digits.handler(digits.DigitRecognizer(models), observers),
+            inference.handler(inference.InferenceService(models, self._health, control), observers),
+            health.handler(self._health),
+        ]
+        self.report({"": False})
+
+    async def start(self) -> int:
+        """Accept calls.
+
+        Returns:
+            The port.
+
+        Raises:
+            StartupError: The port cannot be had, or not the certificate or the tokens that are configured.
+        """
+        config = self._config
+        quieten()
+        self._server = grpc.aio.server(
+            options=channel_options(config, shares_port=self._shares_port),
+            maximum_concurrent_rpcs=config.max_calls,
+            interceptors=token.interceptors(config),
+        )
+        port = self._bind()
+        self._server.add_generic_rpc_handlers(
+            [Punctual(handler, max_deadline_s=config.max_deadline_s) for handler in self._handlers]
+        )
+        names = (*SERVICES, health.NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, _described())
+        await self._server.start()
+        return port
+
+    def report(self, statuses: Mapping[str, bool]) -> None:
+        """Say who is healthy: models by name, and under "" the server with its services. Others are forgotten."""
+        self._health.replace({**statuses, **dict.fromkeys(SERVICES, statuses[""])})
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Accept no more calls, and give those under way so much time."""
+        await self._server.stop(grace_s)
+
+    def _bind(self) -> int:
+        address = f"{self._config.host}:{self._config.port}"
+        credentials = tls.credentials(self._config)
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise StartupError(
+                f"cannot listen on {address}: the port is in use or the address is not this machine's; "
+                "choose another --port (0 takes a free one) or --host"
+            ) from error
+
+
+def _described() -> DescriptorPool:
+    """What reflection describes, in a pool of its own as protobuf's default one may have another `inference`."""
+    pool = DescriptorPool()
+    for module in (digits_pb2, inference_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
