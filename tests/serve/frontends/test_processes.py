@@ -124,7 +124,7 @@ def test_a_drain_answers_what_was_accepted(bundle: Path, tmp_path: Path) -> None
         channels = connected(server.address, 8)
         assert all(map(answers, channels))
         with ThreadPoolExecutor(40) as pool:
-            calls = [pool.submit(classify, channel, 1000, 30) for channel in channels for _ in range(5)]
+            calls = [pool.submit(classify, channel, 300, 30) for channel in channels for _ in range(5)]
             wait_for(lambda: any(call.done() for call in calls), "a first answer")
             server.process.send_signal(signal.SIGTERM)
             refused = [call.exception().code() for call in calls if call.exception()]  # type: ignore[union-attr]

@@ -105,6 +105,7 @@ async def test_errors_keep_their_class_their_words_and_when_to_come_back(linked:
         engine.misbehave = [fail]
         with pytest.raises(EngineFault, match="broken"):
             await both.remote.submit(0, images(1), soon())
+        engine.wait_until_inside()  # it was
         engine.hold()
         inside = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
         await asyncio.to_thread(engine.wait_until_inside)
