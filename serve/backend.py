@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from serve.batcher import Batcher
 from serve.config import ServeConfig
+from serve.engines.tuning import Tuner
 from serve.loader import Loader
 from serve.local_model import LocalModel
 from serve.models import ModelControl, Models
@@ -44,7 +45,11 @@ class Backend:
         self._config = config
         self._on_change = on_change
         open_model = functools.partial(
-            LocalModel.open, config=config, on_failure=on_change, observer=self.telemetry.batch_observer
+            LocalModel.open,
+            config=config,
+            on_failure=on_change,
+            observer=self.telemetry.batch_observer,
+            tuner=Tuner(),
         )
         self._loader = Loader(config, self.models, open_model, on_change=on_change, settled=settled)
         self._ready = False

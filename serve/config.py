@@ -57,12 +57,12 @@ class ServeConfig:
     it where one process's front end is the limit, some 6,000 calls a second, and there are cores to spare."""
 
     slots: int | None = None
-    """Engine calls that run side by side, each on one thread. Default: one per CPU core that this process may use; two
-    on a GPU, so that one copies while the other computes."""
+    """Engine calls that run side by side, each on one thread. Default: on a CPU as many as the cores that this process
+    may use can run, measured at the start; two on a GPU, so that one copies while the other computes."""
 
     max_batch: int | None = None
-    """Most images in one engine call, which all of its callers wait for. Default: 32 on a CPU, which gains nothing from
-    more; on a GPU 256, or what the TensorRT plan was built for."""
+    """Most images in one engine call, which all of its callers wait for. Default: on a CPU the smallest batch that is
+    nearly as fast as any, measured at the start; on a GPU 256, or what the TensorRT plan was built for."""
 
     queue_images: int = 2048
     """Most images waiting for an engine; a request that does not fit is refused at once with RESOURCE_EXHAUSTED.

@@ -14,6 +14,7 @@ from serve.batcher import Answer, Batcher, BatchObserver, Counts
 from serve.config import ServeConfig
 from serve.engines import IMAGE_SHAPE, OpenEngine, Pixels
 from serve.engines.selection import Selection, select
+from serve.engines.tuning import Tuner, Tuning
 from serve.errors import StartupError
 from serve.model import Description, Model
 from serve.probe import MAX_DIFFERENCE, Bounds, Probe, checked
@@ -46,6 +47,7 @@ class LocalModel(Model):
         *,
         on_failure: Callable[[], None] = lambda: None,
         observer: Callable[[str, str], BatchObserver] = lambda _name, _version: BatchObserver(),
+        tuner: Tuner,
     ) -> Self:
         """Verify a bundle and choose what computes it. Nothing is started yet.
 
@@ -54,6 +56,7 @@ class LocalModel(Model):
             config: The configuration.
             on_failure: Called on the event loop, once, when an engine has died and the model can answer no more.
             observer: Gives the batcher's observer for a name and a version.
+            tuner: Measures what is neither configured nor given by the engine.
 
         Raises:
             StartupError: The bundle is not what the source says, or not usable on this machine or with this
@@ -62,7 +65,8 @@ class LocalModel(Model):
         bundle = _open_bundle(source)
         selection = _select(bundle, config)
         manifest = bundle.manifest
-        max_batch = config.max_batch or selection.batch
+        tuning = _tune(tuner, manifest.architecture, selection, config)
+        max_batch = config.max_batch or tuning.batch
         description = Description(
             name=manifest.name,
             version=manifest.version,
@@ -73,9 +77,11 @@ class LocalModel(Model):
             sha256=manifest.files[selection.file].sha256,
             accuracy=selection.accuracy,
         )
+        slots = config.slots or tuning.slots
+        log.info("%s: %d engines side by side, up to %d images a call", source.path, slots, max_batch)
         batcher = Batcher(
             _checked(bundle, selection, config, max_batch),
-            slots=config.slots or selection.slots,
+            slots=slots,
             max_batch=max_batch,
             queue_images=config.queue_images,
             max_queue_delay_s=config.max_queue_delay_us / 1e6,
@@ -113,6 +119,15 @@ class LocalModel(Model):
         return await self.batcher.submit(pixels, deadline=deadline)
 
 
+def _tune(tuner: Tuner, architecture: str, selection: Selection, config: ServeConfig) -> Tuning:
+    if selection.batch is not None:
+        return Tuning(slots=selection.slots, batch=selection.batch)
+    if config.slots and config.max_batch:
+        return Tuning(slots=config.slots, batch=config.max_batch)
+    most_slots = config.slots or selection.slots
+    return tuner.tune((architecture, selection.file), selection.open, most_slots=most_slots)
+
+
 def check_bundle(source: Source, config: ServeConfig) -> str:
     """Whether a bundle could be served with this configuration; it answers its probe set.
 
@@ -125,7 +140,7 @@ def check_bundle(source: Source, config: ServeConfig) -> str:
     bundle = _open_bundle(source)
     selection = _select(bundle, config)
     try:
-        with _checked(bundle, selection, config, config.max_batch or selection.batch)() as engine:
+        with _checked(bundle, selection, config, config.max_batch or selection.batch or 1)() as engine:
             engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
     except StartupError as error:
         raise type(error)(f"{source.path}: {error}") from error

@@ -6,10 +6,12 @@ are compared before a byte of the plan is loaded, and every mismatch is named wi
 
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -36,9 +38,7 @@ log = logging.getLogger(__name__)
 # Major compute capability of the first GPUs that plans for `ampere_plus` run on.
 _AMPERE = 8
 
-# A CPU gains nothing from larger batches, and all callers of a batch wait for its end.
-_CPU_BATCH = 32
-# A GPU does, and one slot copies while the other computes.
+# A GPU gains from large batches, and one slot copies while the other computes.
 _GPU_BATCH = 256
 _GPU_SLOTS = 2
 
@@ -54,7 +54,8 @@ class Selection:
         accuracy: Share of right answers, 0 to 1, that the parity gate measured with that file.
         open: Opens one engine; called on each engine thread.
         slots: How many engines to open unless configured otherwise.
-        batch: Most images in one call unless configured otherwise.
+        batch: Most images in one call unless configured otherwise; None leaves it to be measured, and how many of the
+            engines are of use.
         largest_batch: Most images that one call can take; None for any number.
         most_slots: Most engines that one process can open; None for any number.
     """
@@ -63,7 +64,7 @@ class Selection:
     accuracy: float
     open: OpenEngine
     slots: int
-    batch: int
+    batch: int | None
     largest_batch: int | None = None
     most_slots: int | None = None
 
@@ -209,7 +210,7 @@ def _on_cpu(bundle: Bundle, name: str) -> Selection:
         accuracy=graph.parity.candidate_accuracy,
         open=functools.partial(open_onnx_runtime, bundle.read(name), precision=graph.precision),
         slots=_usable_cores(),
-        batch=_CPU_BATCH,
+        batch=None,
     )
 
 
@@ -227,6 +228,15 @@ def _sha256(bundle: Bundle, name: str) -> str:
 
 
 def _usable_cores() -> int:
-    # Fewer than the machine has where the process is pinned to some. A container's quota of time (`docker --cpus`)
-    # does not show here: there, --slots has to say it.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    # Fewer than the machine has where the process is pinned to some, or has a quota of time (`docker --cpus`).
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return math.ceil(min(cores, _quota()))
+
+
+def _quota() -> float:
+    """Cores' worth of time that this container may use; see cpu.max in the kernel's documentation of cgroup v2."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # none, or "max"
+        return math.inf

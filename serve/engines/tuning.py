@@ -1,7 +1,7 @@
-"""How many engines side by side, and how large a batch, this CPU is best used with: measured, in a second or so.
+"""How large a batch, and how many engines side by side, serve a model best on this CPU: measured, at the start.
 
-Larger batches than needed only make their callers wait for each other; more engines than there are cores to run them,
-as in a container with a share of a machine, only make them wait for each other, too.
+A larger batch than needed only makes its callers wait for each other. More engines than the cores can run at once only
+make each other slower.
 """
 
 import statistics
@@ -14,70 +14,86 @@ import numpy as np
 
 from serve.engines.engine import IMAGE_SHAPE, Engine, OpenEngine
 
-# What gives this share of the best is good enough.
-_GOOD_ENOUGH = 0.95
+# What the batcher and its threads take for one engine call, besides the engine: about this on the machines seen.
+_BATCHER_S = 1e-4
+
+# The smallest batch that reaches this share of the best rate is large enough.
+_ENOUGH = 0.9
+# The most engines that reach this share of the best rate are not too many. Neighbours on the machine hide for a while
+# what more of them would gain; what they cost when idle is nothing.
+_NOT_WORSE = 0.9
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_CALLS = 3
+_SIDE_BY_SIDE_S = 0.1
 
-# An engine call that takes longer than this is not made larger, whatever it gains: all of its callers wait for it.
+# Larger batches are not tried when calls take so long: all callers of a batch wait for its end.
 _LONGEST_CALL_S = 0.02
-
-_CALLS = 5
-_SIDE_BY_SIDE_S = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What was found to be best."""
+    """How many engines, and the most images in one call."""
 
     slots: int
     batch: int
 
 
+class Tuner:
+    """Measures each kind of model once: a later one of the kind is loaded beside others that are at work."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Tuning] = {}
+
+    def tune(self, kind: tuple[str, str], open_engine: OpenEngine, *, most_slots: int) -> Tuning:
+        """What a model is best served with.
+
+        Args:
+            kind: Its architecture and its file.
+            open_engine: Opens one engine of it.
+            most_slots: Most engines to try.
+        """
+        if kind not in self._known:
+            self._known[kind] = tune(open_engine, most_slots=most_slots)
+        return self._known[kind]
+
+
 def tune(open_engine: OpenEngine, *, most_slots: int, clock: Callable[[], float] = time.perf_counter) -> Tuning:
-    """Measure a model's engine.
-
-    Args:
-        open_engine: Opens one engine.
-        most_slots: Most engines that are worth trying.
-        clock: Seconds.
-    """
+    """Measure; arguments as above."""
     with open_engine() as engine:
-        batch = knee({size: size / seconds for size, seconds in _calls(engine, clock)})
-    rates: dict[int, float] = {}
-    for slots in _doubling(most_slots):
-        rates[slots] = _side_by_side(open_engine, slots, batch)
-    return Tuning(slots=knee(rates), batch=batch)
+        rates = {size: size / (seconds + _BATCHER_S) for size, seconds in _calls(engine, clock)}
+    batch = min(_within(_ENOUGH, rates))
+    if most_slots == 1:
+        return Tuning(slots=1, batch=batch)
+    slots = max(
+        _within(_NOT_WORSE, {slots: _side_by_side(open_engine, slots, batch) for slots in _doubling(most_slots)})
+    )
+    return Tuning(slots=slots, batch=batch)
 
 
-def knee(rates: dict[int, float]) -> int:
-    """The smallest of some numbers whose rate is good enough.
-
-    Args:
-        rates: Of each number, what it gives: images a second.
-    """
+def _within(share: float, rates: dict[int, float]) -> list[int]:
+    """The numbers whose rate is at least this share of the best."""
     best = max(rates.values())
-    return min(number for number, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
+    return [number for number, rate in rates.items() if rate >= share * best]
 
 
 def _calls(engine: Engine, clock: Callable[[], float]) -> Iterator[tuple[int, float]]:
-    """Sizes, and how many seconds a call takes with so many images."""
+    """Sizes, and the seconds that a call with so many images takes."""
     for size in _SIZES:
         pixels = np.zeros((size, *IMAGE_SHAPE), np.uint8)
         engine.run(pixels)  # the first call allocates
-        times = []
+        seconds = []
         for _ in range(_CALLS):
             started = clock()
             engine.run(pixels)
-            times.append(clock() - started)
-        seconds = statistics.median(times)
-        yield size, seconds
-        if 2 * seconds > _LONGEST_CALL_S:
+            seconds.append(clock() - started)
+        yield size, statistics.median(seconds)
+        if 2 * statistics.median(seconds) > _LONGEST_CALL_S:
             return
 
 
 def _side_by_side(open_engine: OpenEngine, slots: int, batch: int) -> float:
-    """Images a second of so many engines at once, each on a thread of its own."""
+    """Calls that so many engines complete at once, each on a thread of its own."""
     calls = [0] * slots
     start = threading.Barrier(slots)
 
@@ -96,7 +112,7 @@ def _side_by_side(open_engine: OpenEngine, slots: int, batch: int) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(calls) * batch / _SIDE_BY_SIDE_S
+    return sum(calls)
 
 
 def _doubling(most: int) -> Iterator[int]:
