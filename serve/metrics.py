@@ -26,11 +26,15 @@ from prometheus_client.registry import Collector
 from serve.batcher import Answer, BatchObserver
 from serve.engines import CLASSES, Probabilities
 from serve.local_model import LocalModel
+from serve.models import Models
 from serve.rpc.calls import Call
 
 # From 50 µs up to 26 s, each the double of the one before.
 _SECONDS = tuple(50e-6 * 2**power for power in range(20))
 _IMAGES = tuple(2**power for power in range(13))
+
+# What is known of versions that are served no longer is kept up to here: new ones may come for years.
+_MOST_VERSIONS = 100
 
 # Predictions wait until there are so many: numpy's calls cost the same for one image as for hundreds.
 _PENDING_IMAGES = 256
@@ -127,7 +131,7 @@ class Metrics(Collector):
         models: What is served; read at every scrape.
     """
 
-    def __init__(self, models: Iterable[LocalModel]) -> None:
+    def __init__(self, models: Models[LocalModel]) -> None:
         self._models = models
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._refusals: dict[tuple[str, str, str, str], int] = {}
@@ -162,7 +166,20 @@ class Metrics(Collector):
 
     def of(self, name: str, version: str) -> ModelMetrics:
         """What the batcher of a model reports to; the same again when the model is opened again."""
+        if (name, version) not in self._batchers and len(self._batchers) >= _MOST_VERSIONS:
+            self._forget_oldest()
         return self._batchers.setdefault((name, version), ModelMetrics())
+
+    def _forget_oldest(self) -> None:
+        """Drop the series of the version that was opened first and is served no longer."""
+        served = {(model.description.name, model.description.version) for model in self._models}
+        gone = next((key for key in self._batchers if key not in served), None)
+        if gone is None:
+            return
+        del self._batchers[gone]
+        self._requests = {key: count for key, count in self._requests.items() if key[1:3] != gone}
+        self._refusals = {key: count for key, count in self._refusals.items() if key[1:3] != gone}
+        self._seconds = {key: seconds for key, seconds in self._seconds.items() if key[1:3] != gone}
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: without this the registry would scrape in order to learn the names."""
@@ -234,3 +251,17 @@ class Metrics(Collector):
             queued.add_metric(key, model.batcher.queued_images)
             accepted.add_metric(key, model.batcher.in_flight)
         yield from (info, queued, accepted)
+        loads = CounterMetricFamily(
+            "digits_loads",
+            "New or changed versions that were taken into service, or could not be.",
+            labels=("model", "result"),
+        )
+        failing = GaugeMetricFamily(
+            "digits_load_failing", "1 where not all that lies on the disk could be loaded.", labels=("model", "reason")
+        )
+        for name, each in list(self._models.loads.items()):
+            loads.add_metric((name, "succeeded"), each.succeeded)
+            loads.add_metric((name, "failed"), each.failed)
+            if each.last_error:
+                failing.add_metric((name, each.last_error), 1)
+        yield from (loads, failing)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import ModuleType
 
@@ -12,6 +12,7 @@ from serve.errors import StartupError
 from serve.exposition import Exposition
 from serve.local_model import LocalModel
 from serve.metrics import Metrics
+from serve.models import Models
 from serve.rpc.access_log import AccessLog
 from serve.rpc.calls import Call
 
@@ -30,7 +31,7 @@ class Telemetry:
         metrics_port: Where Prometheus scrapes; None where that is not configured, or before the start.
     """
 
-    def __init__(self, config: ServeConfig, models: Iterable[LocalModel]) -> None:
+    def __init__(self, config: ServeConfig, models: Models[LocalModel]) -> None:
         self._config = config
         self._metrics = None if config.metrics_port is None else Metrics(models)
         self._started = AsyncExitStack()

@@ -21,7 +21,7 @@ class Frontend:
         self._models: Models[RemoteModel] = Models(default=config.default_model)
         self._remote = Remote(ring_bytes(config), self._on_state)
         # The metrics are the owner's, who is told of every call.
-        self._telemetry = Telemetry(dataclasses.replace(config, metrics_port=None), ())
+        self._telemetry = Telemetry(dataclasses.replace(config, metrics_port=None), Models())
         if config.metrics_port is not None:
             self._telemetry.call_observers.append(self._remote.observe_call)
         control = self._remote if config.model_control else None

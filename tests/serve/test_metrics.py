@@ -16,9 +16,11 @@ import pytest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+import serve.metrics
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
-from serve.metrics import Confidences, Histogram
+from serve.metrics import Confidences, Histogram, Metrics
+from serve.models import Models
 from tests.fakes import FakeEngine, answer_for, images
 from tests.serve.conftest import Running, Serving, batcher_of
 
@@ -318,6 +320,29 @@ async def test_what_is_served_is_named_and_the_process_described(observed: Any) 
         model = server.running.server.backend.models.find("", "").description
     assert after["digits_model_info", "cpu", "fake", "fp32", model.sha256] == 1
     assert after["process_resident_memory_bytes",] > 1e6
+
+
+async def test_loads_are_counted_and_a_failing_one_says_why(observed: Any) -> None:
+    async with observed(FakeEngine()) as server:
+        first = await server.scrape()
+        loads = server.running.server.backend.models.loads["compact"]
+        loads.failed, loads.last_error = 2, "no\ngood"
+        second = await server.scrape()
+    assert moved(first, second) == {
+        ("digits_loads_total", "failed"): 2,
+        ("digits_load_failing", "no\ngood"): 1,
+    }
+    assert first["digits_loads_total", "succeeded"] == 1
+
+
+def test_versions_that_are_gone_are_forgotten_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve.metrics, "_MOST_VERSIONS", 3)
+    metrics = Metrics(Models())
+    for version in "123456":
+        metrics.of("m", version).executed(1, 0.1, "full")
+        metrics.count_call("s/M", "m", version, "OK", "", 0.1)
+    versions = {sample.labels["version"] for family in metrics.collect() for sample in family.samples}
+    assert versions == {"4", "5", "6"}
 
 
 async def test_two_servers_in_one_process_keep_their_metrics_apart(observed: Any) -> None:
