@@ -4,7 +4,6 @@ A larger batch than needed only makes its callers wait for each other. More engi
 make each other slower.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,14 @@ _BATCHER_S = 1e-4
 
 # The smallest batch that reaches this share of the best rate is large enough.
 _ENOUGH = 0.9
-# The most engines that reach this share of the best rate are not too many. Neighbours on the machine hide for a while
-# what more of them would gain; what they cost when idle is nothing.
+# The most engines that reach this share of the best rate are not too many: when they are idle they cost nothing.
 _NOT_WORSE = 0.9
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+# The best of some: what neighbours take of the machine only ever makes it look slower than it is.
 _CALLS = 3
-_SIDE_BY_SIDE_S = 0.1
+_ROUNDS = 3
+_SIDE_BY_SIDE_S = 0.05
 
 # Larger batches are not tried when calls take so long: all callers of a batch wait for its end.
 _LONGEST_CALL_S = 0.02
@@ -63,12 +63,11 @@ def tune(open_engine: OpenEngine, *, most_slots: int, clock: Callable[[], float]
     with open_engine() as engine:
         rates = {size: size / (seconds + _BATCHER_S) for size, seconds in _calls(engine, clock)}
     batch = min(_within(_ENOUGH, rates))
-    if most_slots == 1:
-        return Tuning(slots=1, batch=batch)
-    slots = max(
-        _within(_NOT_WORSE, {slots: _side_by_side(open_engine, slots, batch) for slots in _doubling(most_slots)})
-    )
-    return Tuning(slots=slots, batch=batch)
+    rounds = [
+        {slots: _side_by_side(open_engine, slots, batch) for slots in _doubling(most_slots)} for _ in range(_ROUNDS)
+    ]
+    together = {slots: max(each[slots] for each in rounds) for slots in rounds[0]}
+    return Tuning(slots=max(_within(_NOT_WORSE, together)), batch=batch)
 
 
 def _within(share: float, rates: dict[int, float]) -> list[int]:
@@ -87,8 +86,8 @@ def _calls(engine: Engine, clock: Callable[[], float]) -> Iterator[tuple[int, fl
             started = clock()
             engine.run(pixels)
             seconds.append(clock() - started)
-        yield size, statistics.median(seconds)
-        if 2 * statistics.median(seconds) > _LONGEST_CALL_S:
+        yield size, min(seconds)
+        if 2 * min(seconds) > _LONGEST_CALL_S:
             return
 
 
