@@ -32,7 +32,7 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: .venv/ready ## Measure the server of `make demo` with h2load; writes benchmarks/results and the README's table
+bench: .venv/ready ## Measure the server in every way (8 minutes, h2load); writes benchmarks/results and the README's table
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.report
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+from benchmarks.measurement import Measurement, percentiles
 
 _WARMUP_S = 1
 
@@ -22,23 +22,18 @@ class Load:
     connections: int
     streams: int
 
-    @property
-    def callers(self) -> int:
-        """Requests under way at any time."""
-        return self.connections * self.streams
 
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What h2load saw. Latencies are in milliseconds, by name of `PERCENTILES`."""
-
-    requests: int
-    requests_per_s: float
-    latency_ms: dict[str, float]
-
-
-def measure(address: str, method: str, message: bytes, reply_bytes: int, load: Load, *, duration_s: int) -> Measurement:
-    """Call `method` of the server at `address` in a closed loop.
+def measure(
+    address: str,
+    method: str,
+    message: bytes,
+    reply_bytes: int,
+    load: Load,
+    *,
+    duration_s: int | None = None,
+    requests: int | None = None,
+) -> Measurement:
+    """Call a unary method in a closed loop.
 
     Args:
         address: "HOST:PORT".
@@ -47,28 +42,31 @@ def measure(address: str, method: str, message: bytes, reply_bytes: int, load: L
         reply_bytes: Size of a reply on the wire, its five bytes of frame included.
         load: How many callers.
         duration_s: Seconds measured, after a second of warm-up.
+        requests: How many calls, instead of how long.
 
     Raises:
         RuntimeError: h2load is not installed or failed, or calls were not answered with a reply.
     """
-    if not shutil.which("h2load"):
-        raise RuntimeError("h2load is not installed; `apt-get install nghttp2-client` brings it")
-    with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder, "body"), Path(folder, "log")
-        body.write_bytes(frame(message))
-        words = ["h2load", f"--duration={duration_s}", f"--warm-up-time={_WARMUP_S}", f"--log-file={log}"]
-        words += [f"--clients={load.connections}", f"--max-concurrent-streams={load.streams}", f"--data={body}"]
-        words += ["--header=content-type: application/grpc", "--header=te: trailers", f"http://{address}{method}"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"h2load ended with status {done.returncode}: {done.stderr or done.stdout}")
-        latencies_ms = _latencies_ms(log)
-    _check_replies(done.stdout, reply_bytes)
+    extent = [f"--requests={requests}"] if requests else [f"--duration={duration_s}", f"--warm-up-time={_WARMUP_S}"]
+    output, latencies_ms = _run(address, method, frame(message), load, extent)
+    _check_replies(output, reply_bytes)
     return Measurement(
-        requests=len(latencies_ms),
-        requests_per_s=_number(r"finished in [\d.]+s, ([\d.]+) req/s", done.stdout),
-        latency_ms={name: float(np.percentile(latencies_ms, q)) for name, q in PERCENTILES.items()},
+        answered=len(latencies_ms),
+        answered_per_s=_number(r"finished in [\d.]+m?s, ([\d.]+) req/s", output),
+        latency_ms=percentiles(latencies_ms),
     )
+
+
+def measure_stream(
+    address: str, method: str, message: bytes, reply_bytes: int, load: Load, *, messages: int, duration_s: int
+) -> Measurement:
+    """Call a streaming method in a closed loop, each call with so many messages; arguments and errors as above.
+
+    There is no warm-up. Answers are counted by their bytes, so that calls count which have not ended.
+    """
+    output, _ = _run(address, method, frame(message) * messages, load, [f"--duration={duration_s}"])
+    answered = _check_replies(output, reply_bytes * messages) / reply_bytes
+    return Measurement(answered=round(answered), answered_per_s=answered / duration_s)
 
 
 def frame(message: bytes) -> bytes:
@@ -76,13 +74,30 @@ def frame(message: bytes) -> bytes:
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def _latencies_ms(log: Path) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """h2load writes a line per request: its start, the HTTP status, its duration in microseconds."""
-    return np.loadtxt(log, usecols=2, ndmin=1) / 1e3
+def _run(
+    address: str, method: str, body: bytes, load: Load, extent: list[str]
+) -> "tuple[str, np.ndarray[tuple[int], np.dtype[np.float64]]]":
+    """What h2load printed, and the latency of each call in milliseconds."""
+    if not shutil.which("h2load"):
+        raise RuntimeError("h2load is not installed; `apt-get install nghttp2-client` brings it")
+    with tempfile.TemporaryDirectory() as folder:
+        data, log = Path(folder, "body"), Path(folder, "log")
+        data.write_bytes(body)
+        words = ["h2load", *extent, f"--log-file={log}", f"--data={data}"]
+        words += [f"--clients={load.connections}", f"--max-concurrent-streams={load.streams}"]
+        words += ["--header=content-type: application/grpc", "--header=te: trailers", f"http://{address}{method}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"h2load ended with status {done.returncode}: {done.stderr or done.stdout}")
+        # A line per request: its start, the HTTP status, its duration in microseconds.
+        return done.stdout, np.loadtxt(log, usecols=2, ndmin=1) / 1e3
 
 
-def _check_replies(output: str, reply_bytes: int) -> None:
-    """h2load takes a refused call for a success, since the HTTP status is 200; but a refusal carries no reply."""
+def _check_replies(output: str, reply_bytes: int) -> float:
+    """The bytes of replies, warm-up included.
+
+    h2load takes a refused call for a success, since the HTTP status is 200; but a refusal carries no reply.
+    """
     succeeded = _number(r"(\d+) succeeded", output)
     data_bytes = _number(r"\((\d+)\) data", output)
     if unanswered := sum(_number(rf"(\d+) {kind}", output) for kind in ("failed", "errored", "timeout")):
@@ -92,6 +107,7 @@ def _check_replies(output: str, reply_bytes: int) -> None:
             f"{data_bytes:.0f} bytes came back for {succeeded:.0f} calls, about {reply_bytes} a call were expected: "
             "the server refused some"
         )
+    return data_bytes
 
 
 def _number(pattern: str, text: str) -> float:

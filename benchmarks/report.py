@@ -2,34 +2,69 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.serving import (
+    CONFIGURATIONS,
+    DEADLINE_MS,
+    FEW_IMAGES,
+    MANY_IMAGES,
+    NETWORKS,
+    OPEN_LOOP,
+    OVERLOAD,
+    STEADY_LOAD,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def serving_table(result: dict[str, Any]) -> str:
     """The figures of `results/serving.json` as Markdown."""
-    medians = result["medians"]
-    rows = [
-        ("one caller, one image a request: median latency", f"{medians['1 caller, p50 ms']:.2f} ms"),
-        ("64 callers, one image a request", f"{medians['64 callers, 8 connections, requests/s']:,.0f} requests/s"),
-        ("8 callers, 64 images a request", f"{medians['64-image requests, images/s']:,.0f} images/s"),
-        (
-            "… as a share of ONNX Runtime alone, a stock session given batches of 64",
-            f"{medians['64-image requests, share of stock session']:.0%}",
-        ),
-        (
-            "… as a share of ONNX Runtime alone, one session per core as the server has them",
-            f"{medians['64-image requests, share of session per core']:.0%}",
-        ),
-        ("memory of the server after all that", f"{medians['server resident MB']:.0f} MB"),
-    ]
-    conditions = result["conditions"]
+    conditions, medians = result["conditions"], result["medians"]
     where = f"{conditions['cores']} cores of {conditions['cpu']}, ONNX Runtime {conditions['versions']['onnxruntime']}"
-    lines = [f"| `{result['model']['name']}`, one server process, {where} | measured |", "|---|---:|"]
-    return "\n".join([*lines, *(f"| {label} | {figure} |" for label, figure in rows)])
+    lines = [f"| one server on {where} | median | lowest to highest |", "|---|---:|---:|"]
+    for label, name, form, unit in _serving_rows(medians):
+        values = [repeat[name] for repeat in result["repeats"]]
+        extent = f"{min(values):{form}} to {max(values):{form}}"
+        lines.append(f"| {label} | {medians[name]:{form}}{unit} | {extent} |")
+    return "\n".join(lines)
+
+
+def _serving_rows(medians: dict[str, float]) -> Iterator[tuple[str, str, str, str]]:
+    """What each row says, the figure that it shows, its format and its unit."""
+    yield "`compact`, one caller, one image a request: median latency", "1 caller, p50 ms", ".2f", " ms"
+    yield "… 64 callers", "64 callers, requests/s", ",.0f", " requests/s"
+    yield "… as a share of a gRPC server that does nothing", "64 callers, share of the echo server", ".0%", ""
+    yield "… on 4 streams", "4 streams, messages/s", ",.0f", " messages/s"
+    yield "… times 64 callers without streams", "4 streams, times 64 callers", ".1f", ""
+    yield "… 8 callers, 64 images a request", "64-image requests, images/s", ",.0f", " images/s"
+    alone = "64-image requests, share of "
+    yield "… as a share of ONNX Runtime alone, a stock session given 64 at a time", alone + "stock session", ".0%", ""
+    yield "… as a share of ONNX Runtime alone, one session per core", alone + "session per core", ".0%", ""
+    for network in NETWORKS:
+        rates = {name: medians[f"{network}, {name}, requests/s"] for name in CONFIGURATIONS}
+        best = max(rates, key=lambda name: rates[name])
+        label = f"{_quoted(network)}, 64 callers, served best, by {best}"
+        yield label, f"{network}, {best}, requests/s", ",.0f", " requests/s"
+    for network in OPEN_LOOP:
+        images = medians[f"{network}, Poisson, images of the average engine call"]
+        label = f"{_quoted(network)}, Poisson arrivals at {STEADY_LOAD:.0%} of what 64 callers get: 99th percentile"
+        yield label, f"{network}, Poisson, p99 ms", ".1f", " ms"
+        label = f"… in engine calls of the average {images:.1f} images"
+        yield label, f"{network}, Poisson, p99 in engine calls", ".1f", ""
+        label = (
+            f"… arrivals at {OVERLOAD:.0%}, deadlines of {DEADLINE_MS:.0f} ms: answers in time, of what 64 callers get"
+        )
+        yield label, f"{network}, overload, share of capacity", ".0%", ""
+    yield f"memory after {FEW_IMAGES:,} images", f"resident MB after {FEW_IMAGES:,} images", ".0f", " MB"
+    yield f"… growth until {MANY_IMAGES:,}", "resident memory, growth", ".1%", ""
+
+
+def _quoted(network: str) -> str:
+    name, space, rest = network.partition(" ")
+    return f"`{name}`{space}{rest}"
 
 
 # The recipes in the order of the table, with the accuracy that their publications state.

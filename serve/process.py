@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,24 @@ class ServerProcess:
         return self.process.pid
 
 
-@contextmanager
-def server_process(bundle: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
-    """Run `python -m serve BUNDLE` on a free port; drained and ended on leaving.
+def server_process(bundle: Path, *flags: str, log: Path) -> AbstractContextManager[ServerProcess]:
+    """Run `python -m serve BUNDLE` on a free port.
 
     Args:
         bundle: The bundle to serve.
         flags: More of the command line's flags.
+        log: See `module_process`, as for the errors.
+    """
+    return module_process("serve", str(bundle), "--port", "0", *flags, log=log)
+
+
+@contextmanager
+def module_process(module: str, *arguments: str, log: Path) -> Iterator[ServerProcess]:
+    """Run a server that prints `ready HOST:PORT` and drains on SIGTERM; drained and ended on leaving.
+
+    Args:
+        module: What `python -m` runs.
+        arguments: Its command line.
         log: File that receives the server's log.
 
     Raises:
@@ -44,7 +55,7 @@ def server_process(bundle: Path, *flags: str, log: Path) -> Iterator[ServerProce
     """
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve", str(bundle), "--port", "0", *flags],
+            [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
