@@ -1,4 +1,4 @@
-"""`python -m benchmarks.openloop ADDRESS`: single images that come when they like, not when the last one is answered.
+"""`python -m benchmarks.openloop ADDRESS`: requests that come when they like, not when the last one is answered.
 
 Arrivals are a Poisson process. A request's latency and its deadline run from the moment for which it was planned,
 whether or not it could be sent then, so that a server that falls behind does not slow down what measures it. Nothing
@@ -64,6 +64,9 @@ class Options:
     rate_per_s: float = 1000.0
     """Requests that come in a second, on average."""
 
+    images: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Images in each request, up to 20."""
+
     duration_s: float = 3.0
     """Seconds whose requests are counted."""
 
@@ -78,6 +81,10 @@ class Options:
 
     seed: int = 0
     """Decides when requests come, and their pixels."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= 20:
+            raise ValueError(f"--images is {self.images}; 1 to 20 were expected, which one frame can carry")
 
 
 @dataclass(slots=True)
@@ -295,22 +302,26 @@ def summarise(requests: Iterable[Request], *, duration_s: float, deadline_s: flo
 def _figures(answered: Sequence[Request]) -> dict[str, float]:
     replies = [digits_pb2.ClassifyResponse.FromString(request.reply[5:]) for request in answered]
     # Every answer of a batch tells its size and time, so each stands for a share of one engine call.
-    calls = sum(1 / reply.batch_size for reply in replies)
+    shares = [len(reply.predictions) / reply.batch_size for reply in replies]
     return {
-        "images of the average engine call": len(replies) / calls,
-        "ms of the average engine call": sum(reply.compute_us / reply.batch_size for reply in replies) / calls / 1e3,
+        "images of the average engine call": sum(len(reply.predictions) for reply in replies) / sum(shares),
+        "ms of the average engine call": float(
+            np.average([reply.compute_us / 1e3 for reply in replies], weights=shares)
+        ),
         "ms sent late, p99": float(np.percentile([1e3 * (request.sent - request.planned) for request in answered], 99)),
     }
 
 
-def measure(address: str, *, rate_per_s: float, duration_s: float, deadline_ms: float | None = None) -> Measurement:
+def measure(
+    address: str, *, rate_per_s: float, duration_s: float, images: int = 1, deadline_ms: float | None = None
+) -> Measurement:
     """`run`, in a process of its own.
 
     Raises:
         RuntimeError: It failed.
     """
     words = [sys.executable, "-m", "benchmarks.openloop", address]
-    words += ["--rate-per-s", str(rate_per_s), "--duration-s", str(duration_s)]
+    words += ["--rate-per-s", str(rate_per_s), "--duration-s", str(duration_s), "--images", str(images)]
     words += [] if deadline_ms is None else ["--deadline-ms", str(deadline_ms)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -321,7 +332,7 @@ def measure(address: str, *, rate_per_s: float, duration_s: float, deadline_ms: 
 def run(options: Options) -> Measurement:
     """Load the server and return what was seen."""
     random = np.random.default_rng(options.seed)
-    message = digits_pb2.ClassifyRequest(pixels=random.integers(0, 256, 784, dtype=np.uint8).tobytes())
+    message = digits_pb2.ClassifyRequest(pixels=random.integers(0, 256, options.images * 784, dtype=np.uint8).tobytes())
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3
     seconds = options.warmup_s + options.duration_s
     planned = np.cumsum(random.exponential(1 / options.rate_per_s, round(options.rate_per_s * seconds * 1.1)))

@@ -48,16 +48,18 @@ def _serving_rows(medians: dict[str, float]) -> Iterator[tuple[str, str, str, st
         best = max(rates, key=lambda name: rates[name])
         label = f"{_quoted(network)}, 64 callers, served best, by {best}"
         yield label, f"{network}, {best}, requests/s", ",.0f", " requests/s"
-    for network in OPEN_LOOP:
-        images = medians[f"{network}, Poisson, images of the average engine call"]
-        label = f"{_quoted(network)}, Poisson arrivals at {STEADY_LOAD:.0%} of what 64 callers get: 99th percentile"
-        yield label, f"{network}, Poisson, p99 ms", ".1f", " ms"
-        label = f"… in engine calls of the average {images:.1f} images"
-        yield label, f"{network}, Poisson, p99 in engine calls", ".1f", ""
+    for network, count in OPEN_LOOP:
+        name = f"{network}, {count} a request"
+        images = medians[f"{name}, Poisson, images of the average engine call"]
         label = (
-            f"… arrivals at {OVERLOAD:.0%}, deadlines of {DEADLINE_MS:.0f} ms: answers in time, of what 64 callers get"
+            f"{_quoted(network)}, {'one image' if count == 1 else f'{count} images'} a request, Poisson arrivals at "
         )
-        yield label, f"{network}, overload, share of capacity", ".0%", ""
+        label += f"{STEADY_LOAD:.0%} of what 64 callers get: 99th percentile"
+        yield label, f"{name}, Poisson, p99 ms", ".1f", " ms"
+        label = f"… in engine calls of the average {images:.1f} images"
+        yield label, f"{name}, Poisson, p99 in engine calls", ".1f", ""
+        label = f"… arrivals at {OVERLOAD:.0%}, deadlines of {DEADLINE_MS:.0f} ms: in time, of what 64 callers get"
+        yield label, f"{name}, overload, share of capacity", ".0%", ""
     yield f"memory after {FEW_IMAGES:,} images", f"resident MB after {FEW_IMAGES:,} images", ".0f", " MB"
     yield f"… growth until {MANY_IMAGES:,}", "resident memory, growth", ".1%", ""
 

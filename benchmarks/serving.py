@@ -42,6 +42,9 @@ UNARY = "/digits.v1.DigitRecognizer/Classify"
 STREAM = "/digits.v1.DigitRecognizer/ClassifyStream"
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 
+COMPACT, LENET_BN, LENET_BN_INT8 = "compact", "lenet_bn", "lenet_bn in INT8"
+NETWORKS = (COMPACT, LENET_BN, LENET_BN_INT8)
+
 MANY = 64
 ONE_CALLER = Load(connections=1, streams=1)
 CALLERS = Load(connections=8, streams=8)
@@ -49,14 +52,13 @@ MANY_CALLERS = Load(connections=8, streams=1)
 STREAMS = Load(connections=4, streams=1)
 STREAM_MESSAGES = 500
 
+# Network and images a request. Single images of the small network keep the front end busy, the others the engines.
+OPEN_LOOP = ((COMPACT, 1), (COMPACT, 16), (LENET_BN, 1))
 # Of what 64 callers get in a closed loop.
 STEADY_LOAD, OVERLOAD = 0.7, 2.0
 DEADLINE_MS = 20.0
 
 FEW_IMAGES, MANY_IMAGES = 10_000, 1_000_000
-
-COMPACT, LENET_BN, LENET_BN_INT8 = "compact", "lenet_bn", "lenet_bn in INT8"
-NETWORKS, OPEN_LOOP = (COMPACT, LENET_BN, LENET_BN_INT8), (COMPACT, LENET_BN)
 
 ONE_PROCESS = "one process"
 CONFIGURATIONS = {
@@ -186,8 +188,8 @@ def _repeat(options: Options, servers: dict[str, dict[str, ServerProcess]], echo
     results |= many_images(compact, Bundle.open(options.compact).read(GRAPH), duration_s)
     for network, configured in servers.items():
         results |= configurations(network, configured, duration_s)
-    for network in OPEN_LOOP:
-        results |= open_loop(network, servers[network][ONE_PROCESS], duration_s)
+    for network, images in OPEN_LOOP:
+        results |= open_loop(network, images, servers[network][ONE_PROCESS], duration_s)
     return results | memory(options.compact, log)
 
 
@@ -241,25 +243,28 @@ def configurations(network: str, servers: dict[str, ServerProcess], duration_s: 
     }
 
 
-def open_loop(network: str, server: ServerProcess, duration_s: int) -> Results:
+def open_loop(network: str, images: int, server: ServerProcess, duration_s: int) -> Results:
     """Requests that come when they like: fewer than the server can answer, then more."""
-    capacity = _closed(server, CALLERS, duration_s=duration_s).answered_per_s
-    steady = openloop.measure(server.address, rate_per_s=STEADY_LOAD * capacity, duration_s=duration_s)
+    capacity = _closed(server, CALLERS, images=images, duration_s=duration_s).answered_per_s
+    steady = openloop.measure(server.address, rate_per_s=STEADY_LOAD * capacity, images=images, duration_s=duration_s)
     over = openloop.measure(
-        server.address, rate_per_s=OVERLOAD * capacity, duration_s=duration_s, deadline_ms=DEADLINE_MS
+        server.address, rate_per_s=OVERLOAD * capacity, images=images, duration_s=duration_s, deadline_ms=DEADLINE_MS
     )
+    if not steady.answered:
+        raise RuntimeError(f"{network}: no request was answered at {STEADY_LOAD:.0%} of capacity: {steady.failed}")
     call_ms = steady.figures["ms of the average engine call"]
+    name = f"{network}, {images} a request"
     return {
-        f"{network}, Poisson": steady,
-        f"{network}, overload": over,
-        f"{network}, capacity, requests/s": capacity,
-        f"{network}, Poisson, p50 ms": steady.latency_ms["p50"],
-        f"{network}, Poisson, p99 ms": steady.latency_ms["p99"],
-        f"{network}, Poisson, failed": float(sum(steady.failed.values())),
-        f"{network}, Poisson, ms of the average engine call": call_ms,
-        f"{network}, Poisson, images of the average engine call": steady.figures["images of the average engine call"],
-        f"{network}, Poisson, p99 in engine calls": steady.latency_ms["p99"] / call_ms,
-        f"{network}, overload, share of capacity": over.answered_per_s / capacity,
+        f"{name}, Poisson": steady,
+        f"{name}, overload": over,
+        f"{name}, capacity, requests/s": capacity,
+        f"{name}, Poisson, p50 ms": steady.latency_ms["p50"],
+        f"{name}, Poisson, p99 ms": steady.latency_ms["p99"],
+        f"{name}, Poisson, failed": float(sum(steady.failed.values())),
+        f"{name}, Poisson, ms of the average engine call": call_ms,
+        f"{name}, Poisson, images of the average engine call": steady.figures["images of the average engine call"],
+        f"{name}, Poisson, p99 in engine calls": steady.latency_ms["p99"] / call_ms,
+        f"{name}, overload, share of capacity": over.answered_per_s / capacity,
     }
 
 

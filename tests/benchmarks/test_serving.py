@@ -61,7 +61,8 @@ def _names() -> list[str]:
     names = ["1 caller, p50 ms", "64 callers, requests/s", "64 callers, share of the echo server"]
     names += ["4 streams, messages/s", "4 streams, times 64 callers", "64-image requests, images/s"]
     names += [f"64-image requests, share of {name}" for name in ("stock session", "session per core")]
-    for network in OPEN_LOOP:
-        names += [f"{network}, Poisson, {name}" for name in ("p99 ms", "p99 in engine calls")]
-        names += [f"{network}, Poisson, images of the average engine call", f"{network}, overload, share of capacity"]
+    for network, images in OPEN_LOOP:
+        name = f"{network}, {images} a request"
+        names += [f"{name}, Poisson, {figure}" for figure in ("p99 ms", "p99 in engine calls")]
+        names += [f"{name}, Poisson, images of the average engine call", f"{name}, overload, share of capacity"]
     return [*names, "resident MB after 10,000 images", "resident memory, growth"]
