@@ -60,7 +60,7 @@ def write_answer(answer: Answer, model: Description, *, top_k: int) -> bytes:
         batch_size=answer.batch_size,
     )
     probabilities = answer.probabilities
-    predictions = np.repeat(_prediction(top_k), len(probabilities))
+    predictions = _prediction(top_k).repeat(len(probabilities))
     predictions["probabilities"] = probabilities
     if top_k:
         # Stable, so that of equal probabilities the smaller digit comes first.
