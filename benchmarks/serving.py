@@ -64,8 +64,8 @@ ONE_PROCESS = "one process"
 CONFIGURATIONS = {
     ONE_PROCESS: (),
     "one process, one slot": ("--slots", "1"),
-    "one front end": ("--frontends", "1"),
-    "two front ends": ("--frontends", "2"),
+    "one front end, one slot": ("--frontends", "1", "--slots", "1"),
+    "two front ends, one slot": ("--frontends", "2", "--slots", "1"),
 }
 
 Results: TypeAlias = dict[str, "float | Measurement"]

@@ -42,7 +42,7 @@ def test_medians_are_of_figures_alone() -> None:
 
 def test_the_table_names_the_best_configuration_and_the_extent_of_each_figure() -> None:
     rates = {f"{network}, {name}, requests/s": 1000.0 for network in NETWORKS for name in CONFIGURATIONS}
-    rates["lenet_bn, one front end, requests/s"] = 1001.0
+    rates["lenet_bn, one front end, one slot, requests/s"] = 1001.0
     figures = dict.fromkeys(_names(), 0.5) | rates
     low, high = figures | {"1 caller, p50 ms": 0.25}, figures | {"1 caller, p50 ms": 0.75}
     result = {
@@ -53,7 +53,10 @@ def test_the_table_names_the_best_configuration_and_the_extent_of_each_figure() 
     table = serving_table(result).splitlines()
     assert table[0] == "| one server on 2 cores of some processor, ONNX Runtime 1.0 | median | lowest to highest |"
     assert "| `compact`, one caller, one image a request: median latency | 0.50 ms | 0.25 to 0.75 |" in table
-    assert "| `lenet_bn`, 64 callers, served best, by one front end | 1,001 requests/s | 1,001 to 1,001 |" in table
+    assert (
+        "| `lenet_bn`, 64 callers, served best, by one front end, one slot | 1,001 requests/s | 1,001 to 1,001 |"
+        in table
+    )
 
 
 def _names() -> list[str]:
