@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from serve.config import ServeConfig
+from serve.rpc.transport import channel_options
 from serve.runtime import run, settle
 
 
@@ -31,10 +32,9 @@ class Echo(grpc.GenericRpcHandler):
 
 
 async def _serve(reply: bytes) -> None:
-    server = grpc.aio.server(
-        options=[("grpc.max_concurrent_streams", 512), ("grpc.so_reuseport", 0)],
-        maximum_concurrent_rpcs=ServeConfig().max_calls,
-    )
+    config = ServeConfig()
+    options = channel_options(config, shares_port=False)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=config.max_calls)
     server.add_generic_rpc_handlers([Echo(reply)])
     port = server.add_insecure_port("127.0.0.1:0")
     stop = asyncio.Event()

@@ -10,7 +10,9 @@ from benchmarks.h2load import frame as grpc_frame
 # Kinds of frames, RFC 9113 section 6.
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
-INITIAL_WINDOW_SIZE = 4
+HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 3, 4
+# What each begins with: size in three bytes, kind, flags, stream.
+HEAD = struct.Struct(">HBBBI")
 MAGIC = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 CLASSIFY = "/digits.v1.DigitRecognizer/Classify"
@@ -18,7 +20,7 @@ CLASSIFY = "/digits.v1.DigitRecognizer/Classify"
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """An HTTP/2 frame, RFC 9113 section 4.1."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return HEAD.pack(len(payload) >> 8, len(payload) & 255, kind, flags, stream) + payload
 
 
 def preface(**settings: int) -> bytes:
@@ -33,7 +35,7 @@ def headers(path: bytes | str = CLASSIFY, **more: bytes) -> bytes:
     fields[b":path"] = path.encode() if isinstance(path, str) else path
     fields |= {b"content-type": b"application/grpc", b"te": b"trailers"}
     fields |= {name.replace("_", "-").encode(): value for name, value in more.items()}
-    return b"".join(map(_field, fields, fields.values()))
+    return b"".join(map(field, fields, fields.values()))
 
 
 def call(stream: int, message: bytes, path: bytes | str = CLASSIFY) -> bytes:
@@ -83,7 +85,7 @@ def is_closed(connection: socket.socket, timeout_s: float) -> bool:
     return False
 
 
-def _field(name: bytes, value: bytes) -> bytes:
+def field(name: bytes, value: bytes) -> bytes:
     """A header field without indexing or compression, RFC 7541 section 6.2.2."""
     return b"\0" + _length(name) + name + _length(value) + value
 

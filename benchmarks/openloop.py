@@ -30,20 +30,31 @@ import numpy as np
 import tyro
 
 from benchmarks.h2load import frame as message_frame
+from benchmarks.http2 import (
+    ACK,
+    CLASSIFY,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEAD,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAGIC,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    field,
+    frame,
+    headers,
+)
 from benchmarks.measurement import Measurement, percentiles
 from protos.digits.v1 import digits_pb2
 
-METHOD = "/digits.v1.DigitRecognizer/Classify"
-
-# RFC 9113, sections 6 and 6.5.2: kinds of frames, flags, settings.
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
-_HEADER_TABLE_SIZE, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 1, 3, 4
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FIRST_WINDOW, _LARGEST_WINDOW, _LARGEST_FRAME = (1 << 16) - 1, (1 << 31) - 1, 1 << 14
-
-# Size in three bytes, kind, flags, stream.
-_FRAME = struct.Struct(">HBBBI")
 
 # So much may wait for the kernel; more waits here, where deadlines are watched.
 _UNSENT_BYTES = 1 << 16
@@ -113,7 +124,7 @@ class Connection:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=10)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._head = headers(address, method)
+        self._head = headers(method)
         self._body = message_frame(message)
         assert len(self._body) <= _LARGEST_FRAME, f"a message of up to {_LARGEST_FRAME} bytes was expected"
         self._window = _FIRST_WINDOW
@@ -122,9 +133,9 @@ class Connection:
         self._stream = -1
         self._received = b""
         # Windows that no run can fill, and no table of earlier headers.
-        settings = struct.pack(">HIHI", _HEADER_TABLE_SIZE, 0, _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
-        self._unsent = _PREFACE + frame(_SETTINGS, 0, 0, settings)
-        self._unsent += frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW))
+        settings = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
+        self._unsent = MAGIC + frame(SETTINGS, 0, 0, settings)
+        self._unsent += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW))
         self.flush()
         while not self._most_open:  # until the server's settings have come
             self.receive()
@@ -159,8 +170,8 @@ class Connection:
         """Add a request, which has so much time left, to what the next `flush` sends."""
         self._stream += 2
         block = self._head if rest_s is None else self._head + _timeout(rest_s)
-        self._unsent += frame(_HEADERS, _END_HEADERS, self._stream, block)
-        self._unsent += frame(_DATA, _END_STREAM, self._stream, self._body)
+        self._unsent += frame(HEADERS, END_HEADERS, self._stream, block)
+        self._unsent += frame(DATA, END_STREAM, self._stream, self._body)
         self._window -= len(self._body)
         self._open[self._stream] = request
 
@@ -181,60 +192,43 @@ class Connection:
         now = time.perf_counter()
         received = self._received + chunk
         start = 0
-        while start + _FRAME.size <= len(received):
-            high, low, kind, flags, stream = _FRAME.unpack_from(received, start)
-            end = start + _FRAME.size + (high << 8 | low)
+        while start + HEAD.size <= len(received):
+            high, low, kind, flags, stream = HEAD.unpack_from(received, start)
+            end = start + HEAD.size + (high << 8 | low)
             if end > len(received):
                 break
-            self._take(kind, flags, stream, received[start + _FRAME.size : end], now)
+            self._take(kind, flags, stream, received[start + HEAD.size : end], now)
             start = end
         self._received = received[start:]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes, now: float) -> None:
         request = self._open.get(stream)
         if request is not None:
-            if kind == _DATA:
+            if kind == DATA:
                 request.reply += payload
                 request.answered = now
-            elif kind == _HEADERS:
+            elif kind == HEADERS:
                 request.ending = _status(payload) or request.ending
-            elif kind == _RST_STREAM:
+            elif kind == RST_STREAM:
                 request.ending = "reset"
-            if kind == _RST_STREAM or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
+            if kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
                 del self._open[stream]
-        elif kind == _PING and not flags & _ACK:
-            self._unsent += frame(_PING, _ACK, 0, payload)
-        elif kind == _WINDOW_UPDATE and stream == 0:
+        elif kind == PING and not flags & ACK:
+            self._unsent += frame(PING, ACK, 0, payload)
+        elif kind == WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload, "big")
-        elif kind == _SETTINGS and not flags & _ACK:
+        elif kind == SETTINGS and not flags & ACK:
             settings = dict(struct.iter_unpack(">HI", payload))
-            if settings.get(_INITIAL_WINDOW_SIZE, _FIRST_WINDOW) < len(self._body):
+            if settings.get(INITIAL_WINDOW_SIZE, _FIRST_WINDOW) < len(self._body):
                 raise ConnectionError(f"the server takes no {len(self._body)} bytes at once")
-            self._most_open = settings.get(_MAX_CONCURRENT_STREAMS, self._most_open or _LARGEST_WINDOW)
-            self._unsent += frame(_SETTINGS, _ACK, 0)
-        elif kind == _GOAWAY:
+            self._most_open = settings.get(MAX_CONCURRENT_STREAMS, self._most_open or _LARGEST_WINDOW)
+            self._unsent += frame(SETTINGS, ACK, 0)
+        elif kind == GOAWAY:
             raise ConnectionError("the server is closing the connection")
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """An HTTP/2 frame, RFC 9113 section 4.1."""
-    return _FRAME.pack(len(payload) >> 8, len(payload) & 255, kind, flags, stream) + payload
-
-
-def headers(address: str, method: str) -> bytes:
-    """The header block of a gRPC call."""
-    fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": address}
-    fields |= {"content-type": "application/grpc", "te": "trailers"}
-    return b"".join(_literal(name, value) for name, value in fields.items())
-
-
-def _literal(name: str, value: str) -> bytes:
-    """A header field without index and compression, RFC 7541 section 6.2.2."""
-    return bytes((0, len(name))) + name.encode() + bytes((len(value),)) + value.encode()
-
-
 def _timeout(rest_s: float) -> bytes:
-    return _literal("grpc-timeout", f"{max(1, int(rest_s * 1e6)):d}u")
+    return field(b"grpc-timeout", b"%du" % max(1, int(rest_s * 1e6)))
 
 
 def _status(block: bytes) -> str | None:
@@ -338,7 +332,7 @@ def run(options: Options) -> Measurement:
     planned = np.cumsum(random.exponential(1 / options.rate_per_s, round(options.rate_per_s * seconds * 1.1)))
     with contextlib.ExitStack() as stack:
         connections = [
-            stack.enter_context(contextlib.closing(Connection(options.address, METHOD, message.SerializeToString())))
+            stack.enter_context(contextlib.closing(Connection(options.address, CLASSIFY, message.SerializeToString())))
             for _ in range(options.connections)
         ]
         start = time.perf_counter() + 0.1

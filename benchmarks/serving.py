@@ -29,6 +29,7 @@ from onnxruntime import InferenceSession
 
 from benchmarks import h2load, openloop
 from benchmarks.h2load import Load
+from benchmarks.http2 import CLASSIFY
 from benchmarks.measurement import Measurement
 from bundle import Bundle, BundleError
 from clients import DigitClient
@@ -38,7 +39,6 @@ from serve.errors import StartupError
 from serve.process import ServerProcess, module_process, server_process
 from train.conditions import conditions, cores
 
-UNARY = "/digits.v1.DigitRecognizer/Classify"
 STREAM = "/digits.v1.DigitRecognizer/ClassifyStream"
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 
@@ -290,7 +290,7 @@ def medians(repeats: Sequence[Results]) -> dict[str, float]:
 
 def _closed(server: ServerProcess, load: Load, *, images: int = 1, **extent: int) -> Measurement:
     reply = _reply(server, images)
-    return h2load.measure(server.address, UNARY, _request(images), len(h2load.frame(reply)), load, **extent)
+    return h2load.measure(server.address, CLASSIFY, _request(images), len(h2load.frame(reply)), load, **extent)
 
 
 def _stream(server: ServerProcess, duration_s: int) -> Measurement:

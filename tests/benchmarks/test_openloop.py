@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import openloop
+from benchmarks.http2 import CLASSIFY
 from benchmarks.measurement import Measurement
 from benchmarks.openloop import Options
 from protos.digits.v1 import digits_pb2
@@ -30,7 +31,7 @@ Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[b
 async def serving(answer: Answer, **options: int) -> AsyncIterator[str]:
     class Handler(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-            assert details.method == openloop.METHOD
+            assert details.method == CLASSIFY
             return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.aio.server(options=[(f"grpc.{name}", value) for name, value in options.items()])
