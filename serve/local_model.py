@@ -84,6 +84,7 @@ class LocalModel(Model):
             slots=slots,
             max_batch=max_batch,
             queue_images=config.queue_images,
+            shares_cores=selection.shares_cores,
             max_queue_delay_s=config.max_queue_delay_us / 1e6,
             observer=observer(manifest.name, manifest.version),
             on_failure=on_failure,

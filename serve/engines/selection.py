@@ -56,6 +56,7 @@ class Selection:
         slots: How many engines to open unless configured otherwise.
         batch: Most images in one call unless configured otherwise; None leaves it to be measured, and how many of the
             engines are of use.
+        shares_cores: Whether the engines compute on the cores that everything else needs, too.
         largest_batch: Most images that one call can take; None for any number.
         most_slots: Most engines that one process can open; None for any number.
     """
@@ -65,6 +66,7 @@ class Selection:
     open: OpenEngine
     slots: int
     batch: int | None
+    shares_cores: bool = False
     largest_batch: int | None = None
     most_slots: int | None = None
 
@@ -211,6 +213,7 @@ def _on_cpu(bundle: Bundle, name: str) -> Selection:
         open=functools.partial(open_onnx_runtime, bundle.read(name), precision=graph.precision),
         slots=_usable_cores(),
         batch=None,
+        shares_cores=True,
     )
 
 

@@ -16,6 +16,7 @@ from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.batcher import Answer, Batcher
 from serve.engines import Pixels, Probabilities
 from serve.errors import DeadlineExceeded, EngineFault, EngineLost, QueueFull, Unavailable
+from serve.estimate import EngineTime
 from tests.fakes import FakeEngine, answer_for, images
 from tests.serve.conftest import Serving
 
@@ -382,3 +383,56 @@ async def test_abort_fails_those_who_wait_and_does_not_wait_for_an_engine_that_h
         for caller in (first, second):
             with pytest.raises(Unavailable, match="shutting down"):
                 await caller
+
+
+class Known(EngineTime):
+    """An engine's speed that calls teach nothing."""
+
+    def __init__(self, image_s: float) -> None:
+        super().__init__()
+        self._image_s = image_s
+
+    def observe(self, images: int, seconds: float) -> None:
+        pass
+
+    def __call__(self, images: int) -> float:
+        return images * self._image_s
+
+
+@pytest.mark.parametrize(("image_s", "count"), [(3e-4, 1), (1e-4, 2), (3e-6, 70)])
+async def test_another_engine_begins_where_a_requests_images_take_longer_than_the_request(
+    image_s: float, count: int
+) -> None:
+    engine = FakeEngine()
+    async with running(engine, slots=2, max_batch=100, shares_cores=True, engine_time=Known(image_s)) as batcher:
+        first = await hold_engine(engine, batcher)
+        second = await submit(batcher, images(count))
+        await asyncio.to_thread(engine.wait_until_inside)
+        engine.release()
+        engine.release()
+        await asyncio.gather(first, second)
+
+
+async def test_small_requests_wait_for_the_engine_at_work_until_there_are_many() -> None:
+    engine = FakeEngine()
+    async with running(engine, slots=2, max_batch=100, shares_cores=True, engine_time=Known(1.5e-4)) as batcher:
+        first = await hold_engine(engine, batcher)
+        few = [await submit(batcher, images(1, seed=seed)) for seed in range(50)]  # 7.5 ms
+        await asyncio.sleep(0.05)
+        assert len(engine.batches) == 1
+        few += [await submit(batcher, images(1, seed=seed)) for seed in range(50, 54)]
+        await asyncio.to_thread(engine.wait_until_inside)
+        assert len(engine.batches[1]) == 54
+        engine.release()
+        engine.release()
+        await asyncio.gather(first, *few)
+
+
+async def test_what_is_not_worth_another_engine_is_taken_by_the_next_that_is_done() -> None:
+    engine = FakeEngine()
+    async with running(engine, slots=2, shares_cores=True, engine_time=Known(1e-5)) as batcher:
+        first = await hold_engine(engine, batcher)
+        second = await submit(batcher, images(2, seed=1))
+        engine.release()
+        await asyncio.gather(first, second)
+    assert [len(batch) for batch in engine.batches] == [1, 2]
