@@ -1,5 +1,6 @@
 """Everything that can be configured, in one place, checked before anything starts."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Configuration of one server process. The fields' docstrings are the command line's help.
+    """Configuration of one server. The fields' docstrings are the command line's help.
 
     Raises:
         StartupError: A value is out of range; the message names the field, the value and what is allowed.
@@ -137,7 +138,8 @@ class ServeConfig:
         self._check("port", 0 <= self.port <= 65535, "0 to 65535")
         self._check("versions", VERSIONS.fullmatch(self.versions) is not None, "latest, all, or versions such as 1,3")
         self._check("check_latency_ms", 0 < self.check_latency_ms <= 60_000, "above 0, up to 60000")
-        self._check("frontends", 0 <= self.frontends <= 256, "0 to 256")
+        most = 256 if sys.platform == "linux" else 0
+        self._check("frontends", 0 <= self.frontends <= most, f"0 to {most}, more than 0 on Linux only")
         self._check("slots", self.slots is None or 1 <= self.slots <= 256, "1 to 256")
         self._check("max_batch", self.max_batch is None or 1 <= self.max_batch <= 65536, "1 to 65536")
         self._check("max_images_per_request", 1 <= self.max_images_per_request <= 65536, "1 to 65536")

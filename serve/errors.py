@@ -16,7 +16,7 @@ ServeError
 └── EngineFault          the engine failed on this request's batch
     └── EngineLost       and will fail on every other
 
-The text of every class but EngineFault reaches the caller; `status` maps the classes to gRPC.
+The text of every class but EngineFault reaches the caller; `rpc.status` maps the classes to gRPC.
 """
 
 

@@ -36,7 +36,7 @@ class Loader:
         config: Where bundles lie, and which of them to serve.
         models: What is served.
         open_model: Reads a model, blocking; not started yet.
-        on_change: Called when something is served that was not, or no longer.
+        on_change: Called when something is served that was not, or no longer, or when other loads fail than before.
         settled: Waits until nobody finds a model any more that is served no longer.
     """
 
@@ -151,6 +151,9 @@ class Loader:
                 await self._bring(folder, found[folder])
             for folder in self._served.keys() - found.keys():
                 self._retire(self._served.pop(folder))
+            there = {source.name for sources in found.values() for source in sources}
+            for name in self._models.loads.keys() - there - {model.description.name for model in self._models}:
+                self._note(name, [])
 
     async def _scan(self) -> dict[str, list[Source]]:
         found = await asyncio.to_thread(scan, self._config.models)
@@ -217,7 +220,9 @@ class Loader:
     def _note(self, name: str, errors: list[str]) -> str:
         """Keep what is wrong with a model, for callers: without the path that only the server's own people know."""
         text = "; ".join(errors).replace(f"{self._config.models}/", "")[:_ERROR_CHARACTERS]
-        self._models.loads[name].last_error = text
+        if text != self._models.loads[name].last_error:
+            self._models.loads[name].last_error = text
+            self._on_change()
         return text
 
     def _retire(self, models: Iterable[LocalModel]) -> list[asyncio.Task[None]]:
@@ -227,7 +232,8 @@ class Loader:
             self._models.remove(model)
             self._retiring[model] = asyncio.create_task(self._close(model))
             closing.append(self._retiring[model])
-        self._on_change()
+        if closing:
+            self._on_change()
         return closing
 
     async def _close(self, model: LocalModel) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -65,7 +67,7 @@ class LocalModel(Model):
         bundle = _open_bundle(source)
         selection = _select(bundle, config)
         manifest = bundle.manifest
-        tuning = _tune(tuner, manifest.architecture, selection, config)
+        tuning = _tune(source.path, tuner, manifest.architecture, selection, config)
         max_batch = config.max_batch or tuning.batch
         description = Description(
             name=manifest.name,
@@ -97,12 +99,8 @@ class LocalModel(Model):
         Raises:
             StartupError: They cannot run this model, or fail its check. Nothing is left running.
         """
-        try:
+        with _as_startup_errors(self.source.path):
             engine = await self.batcher.start()
-        except StartupError as error:
-            raise type(error)(f"{self.source.path}: {error}") from error
-        except Exception as error:  # an engine's library raises what it likes
-            raise StartupError(f"{self.source.path}: the engine cannot run this model: {error}") from error
         self.description = dataclasses.replace(
             self.description, engine=engine.name, device=engine.device, precision=engine.precision
         )
@@ -120,13 +118,26 @@ class LocalModel(Model):
         return await self.batcher.submit(pixels, deadline=deadline)
 
 
-def _tune(tuner: Tuner, architecture: str, selection: Selection, config: ServeConfig) -> Tuning:
+def _tune(path: Path, tuner: Tuner, architecture: str, selection: Selection, config: ServeConfig) -> Tuning:
+    """The engines and the batch, as far as they are not configured."""
     if selection.batch is not None:
         return Tuning(slots=selection.slots, batch=selection.batch)
     if config.slots and config.max_batch:
         return Tuning(slots=config.slots, batch=config.max_batch)
     most_slots = config.slots or selection.slots
-    return tuner.tune((architecture, selection.file), selection.open, most_slots=most_slots)
+    with _as_startup_errors(path):
+        return tuner.tune((architecture, selection.file), selection.open, most_slots=most_slots)
+
+
+@contextmanager
+def _as_startup_errors(path: Path) -> Iterator[None]:
+    """Around the first use of an engine, whose library raises what it likes."""
+    try:
+        yield
+    except StartupError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except Exception as error:
+        raise StartupError(f"{path}: the engine cannot run this model: {error}") from error
 
 
 def check_bundle(source: Source, config: ServeConfig) -> str:
@@ -140,11 +151,9 @@ def check_bundle(source: Source, config: ServeConfig) -> str:
     """
     bundle = _open_bundle(source)
     selection = _select(bundle, config)
-    try:
-        with _checked(bundle, selection, config, config.max_batch or selection.batch or 1)() as engine:
-            engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
-    except StartupError as error:
-        raise type(error)(f"{source.path}: {error}") from error
+    open_engine = _checked(bundle, selection, config, config.max_batch or selection.batch or 1)
+    with _as_startup_errors(source.path), open_engine() as engine:
+        engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
     manifest = bundle.manifest
     return (
         f"ok: {source.path} is {manifest.name} version {manifest.version}; {selection.file} runs with {engine.name} "
@@ -196,7 +205,7 @@ def _select(bundle: Bundle, config: ServeConfig) -> Selection:
         raise StartupError(str(error)) from error
     if config.slots is not None and selection.most_slots is not None and config.slots > selection.most_slots:
         raise StartupError(
-            f"--slots is {config.slots}; {config.engine} on this GPU takes at most {selection.most_slots}"
+            f"--slots is {config.slots}; {selection.file} on this GPU takes at most {selection.most_slots}"
         )
     largest = selection.largest_batch
     if config.max_batch is not None and largest is not None and config.max_batch > largest:

@@ -1,6 +1,6 @@
 """What lies on the disk: one bundle, or a folder `NAME/VERSION/` of bundles, and which of them shall be served.
 
-Looks at names, sizes and dates only; `model` reads what is chosen.
+Looks at names, sizes and dates only; `local_model` reads what is chosen.
 """
 
 import re

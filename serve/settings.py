@@ -72,7 +72,8 @@ def to_toml(config: ServeConfig) -> str:
     lines = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        text = json.dumps(str(value) if isinstance(value, Path) else value)  # TOML writes these values as JSON does
+        plain = str(value) if isinstance(value, Path) else value
+        text = json.dumps(plain, ensure_ascii=False)  # TOML writes these values as JSON does
         lines.append(f"# {field.name} has no value of its own" if value is None else f"{field.name} = {text}")
     return "\n".join(lines) + "\n"
 

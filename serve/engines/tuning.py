@@ -7,6 +7,7 @@ make each other slower.
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,10 +94,10 @@ def _calls(engine: Engine, clock: Callable[[], float]) -> Iterator[tuple[int, fl
 
 def _side_by_side(open_engine: OpenEngine, slots: int, batch: int) -> float:
     """Calls that so many engines complete at once, each on a thread of its own."""
-    calls = [0] * slots
     start = threading.Barrier(slots)
 
-    def work(index: int) -> None:
+    def work(_: int) -> int:
+        calls = 0
         with open_engine() as engine:
             pixels = np.zeros((batch, *IMAGE_SHAPE), np.uint8)
             engine.run(pixels)
@@ -104,14 +105,22 @@ def _side_by_side(open_engine: OpenEngine, slots: int, batch: int) -> float:
             end = time.perf_counter() + _SIDE_BY_SIDE_S
             while time.perf_counter() < end:
                 engine.run(pixels)
-                calls[index] += 1
+                calls += 1
+        return calls
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(slots)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(calls)
+    def work_or_abort(index: int) -> int:
+        try:
+            return work(index)
+        except BaseException:
+            start.abort()  # nobody may be left waiting for this one
+            raise
+
+    with ThreadPoolExecutor(slots) as pool:
+        ended = [pool.submit(work_or_abort, index) for index in range(slots)]
+    errors = [error for each in ended if (error := each.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return sum(each.result() for each in ended)
 
 
 def _doubling(most: int) -> Iterator[int]:

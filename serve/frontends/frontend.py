@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from typing import Any
 
 from serve.config import ServeConfig
@@ -25,10 +26,16 @@ class Frontend:
         if config.metrics_port is not None:
             self._telemetry.call_observers.append(self._remote.observe_call)
         control = self._remote if config.model_control else None
-        # Every front end takes its share of the calls.
-        share = dataclasses.replace(config, max_calls=-(-config.max_calls // config.frontends))
+        # Every front end takes its share.
+        calls, connections = config.max_calls, config.max_connections
+        share = dataclasses.replace(
+            config,
+            max_calls=math.ceil(calls / config.frontends),
+            max_connections=connections and math.ceil(connections / config.frontends),
+        )
         self._rpc = RpcServer(share, self._models, control, self._telemetry.call_observers, shares_port=True)
         self._served = asyncio.Event()
+        self._draining = False
 
     async def start(self) -> None:
         """Accept calls; done when there are models to answer them.
@@ -50,7 +57,8 @@ class Frontend:
 
     async def stop(self, hurry: asyncio.Event) -> bool:
         """Refuse what is new, and answer what was accepted; setting `hurry` ends that at once."""
-        self._rpc.report({model.description.name: False for model in self._models} | {"": False})
+        self._draining = True
+        self._report_all_lost()
         drained = await self._remote.drain(hurry)
         # The answers are there; handlers need a moment to send them.
         await self._rpc.stop(1.0)
@@ -59,7 +67,7 @@ class Frontend:
 
     def _on_state(self, state: Any) -> None:
         if state is None:
-            self._rpc.report({model.description.name: False for model in self._models} | {"": False})
+            self._report_all_lost()
             return
         served = []
         for each in state["models"]:
@@ -74,5 +82,9 @@ class Frontend:
                 )
             )
         self._models.replace(served, {name: Loads(**loads) for name, loads in state["loads"].items()})
-        self._rpc.report(state["health"])
+        if not self._draining:
+            self._rpc.report(state["health"])
         self._served.set()
+
+    def _report_all_lost(self) -> None:
+        self._rpc.report({model.description.name: False for model in self._models} | {"": False})

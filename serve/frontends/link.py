@@ -65,6 +65,7 @@ class End:
 
     def __init__(self, link: Link, *, is_owner: bool, on_message: Callable[[Message], None]) -> None:
         self._link = link
+        self._open = True
         self._on_message = on_message
         memory = memoryview(mmap.mmap(link.memory_fd, 0))
         half = len(memory) // 2
@@ -81,11 +82,16 @@ class End:
 
     def close(self) -> None:
         """Neither send nor receive any more."""
+        self._open = False
         self._loop.remove_reader(self._wake_fd)
         self._link.close()
 
     def _on_readable(self) -> None:
+        if not self._open:
+            return
         for record in self._reader.read(_MESSAGES_AT_ONCE):
             self._on_message(messages.read(record))
+            if not self._open:  # a message can end its own link
+                return
         if self._reader.waiting:
             self._loop.call_soon(self._on_readable)

@@ -25,7 +25,7 @@ _HEAD = struct.Struct("=BxxxIQdd")
 # Most bytes of a refusal's record, whose text is cut for it; and of the reply to a question.
 REFUSAL_BYTES = 1024
 REPLY_BYTES = 1024
-_REFUSAL_CHARACTERS = 400
+_REFUSAL_CHARACTERS = 150  # of which JSON makes six bytes each at the worst
 
 Parts: TypeAlias = tuple[bytes | memoryview, ...]
 """A message as it is written into a ring."""
@@ -97,7 +97,7 @@ def refusal(call: int, error: Exception) -> Parts:
     """Why there is no answer."""
     document: dict[str, Any] = {
         "error": type(error).__name__ if type(error).__name__ in _ERRORS else ServeError.__name__,
-        "message": ascii(str(error))[1:-1][:_REFUSAL_CHARACTERS],
+        "message": str(error)[:_REFUSAL_CHARACTERS],
     }
     if isinstance(error, Busy):
         document["retry_after_s"] = error.retry_after_s

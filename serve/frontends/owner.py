@@ -4,17 +4,20 @@ import asyncio
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from serve.backend import Backend
 from serve.batcher import Answer
 from serve.config import ServeConfig
-from serve.errors import ServeError, UnknownModel, Unsupported
+from serve.errors import ServeError, UnknownModel
 from serve.frontends import messages
 from serve.frontends.link import End, Link
 from serve.frontends.messages import ASK, CANCEL, CLASSIFY, ENDED, REPLY, SEEN, STATE, Message
 from serve.local_model import LocalModel
+
+log = logging.getLogger(__name__)
 
 # A front end takes over a new state within milliseconds; one that is stuck does not keep an old model alive.
 _SETTLED_WITHIN_S = 5.0
@@ -59,6 +62,7 @@ class Owner:
 
     def link(self, frontend: int, link: Link) -> None:
         """Serve a front end."""
+        self.unlink(frontend)
         self._ends[frontend] = End(link, is_owner=True, on_message=functools.partial(self._on_message, frontend))
         self._seen[frontend] = 0
         self._tell(frontend)
@@ -97,17 +101,18 @@ class Owner:
         self._send(frontend, messages.written(STATE, self._state, state))
 
     async def _settled(self) -> None:
-        """Wait until all front ends know what is served; what no front end knows any more has no number."""
-        state = self._state
+        """Wait until all front ends know what is served; what none of them knows any more then has no number."""
+        state, served = self._state, set(self._backend.models)
+        gone = [number for number, model in self._models.items() if model not in served]
         try:
             async with asyncio.timeout(_SETTLED_WITHIN_S):
                 while any(seen < state for seen in self._seen.values()):
                     self._seen_changed.clear()
                     await self._seen_changed.wait()
         except TimeoutError:
-            pass
-        served = set(self._backend.models)
-        self._models = {number: model for number, model in self._models.items() if model in served}
+            log.warning("front ends have not heard for %g s of what is served", _SETTLED_WITHIN_S)
+        for number in gone:
+            self._models.pop(number, None)
 
     def _send(self, frontend: int, message: messages.Parts) -> None:
         end = self._ends.get(frontend)
@@ -123,7 +128,7 @@ class Owner:
             if answer := self._answers.get((frontend, message.call)):
                 answer.cancel()
         elif message.kind == ASK:
-            task = asyncio.create_task(self._reply(frontend, message.call, message.document()))
+            task = asyncio.create_task(self._reply(frontend, message.call, message.document(), self._ends[frontend]))
             self._replies.add(task)
             task.add_done_callback(self._replies.discard)
         elif message.kind == SEEN:
@@ -133,11 +138,14 @@ class Owner:
             for ended in message.document():
                 self._backend.telemetry.count_call(*ended)
 
+    def _find(self, number: int) -> LocalModel:
+        if number not in self._models:
+            raise UnknownModel("the model is served no longer; ask again without a version, or for another")
+        return self._models[number]
+
     def _classify(self, frontend: int, message: Message) -> None:
         try:
-            if message.number not in self._models:
-                raise UnknownModel("the model is served no longer")
-            answer = self._models[message.number].batcher.enqueue(message.pixels(), deadline=message.first_s)
+            answer = self._find(message.number).batcher.enqueue(message.pixels(), deadline=message.first_s)
         except ServeError as error:
             self._send(frontend, messages.refusal(message.call, error))
             return
@@ -152,19 +160,20 @@ class Owner:
         else:
             self._send(frontend, messages.answer(call, answer.result()))
 
-    async def _reply(self, frontend: int, call: int, question: Any) -> None:
+    async def _reply(self, frontend: int, call: int, question: Any, end: End) -> None:
         try:
             reply = messages.written(REPLY, call, await self._replied(*question))
-        except ServeError as error:
+        except Exception as error:  # the question's outer edge: whoever asked is waiting
+            if not isinstance(error, ServeError):
+                log.exception("no reply to %s", question)
             reply = messages.refusal(call, error)
-        self._send(frontend, reply)
+        # Another process that has come in its place has not asked.
+        if self._ends.get(frontend) is end:
+            self._send(frontend, reply)
 
     async def _replied(self, question: str, about: Any) -> Any:
-        control = self._backend.control
         if question == "counts":
-            if about not in self._models:
-                raise UnknownModel("the model is served no longer")
-            return dataclasses.asdict(await self._models[about].counts())
-        if control is None:
-            raise Unsupported("model control is not enabled")
+            return dataclasses.asdict(await self._find(about).counts())
+        control = self._backend.control
+        assert control is not None, "this is a bug: front ends have the owner's configuration"
         return await (control.load(about) if question == "load" else control.unload(about))

@@ -56,8 +56,8 @@ class Remote:
         """Talk to a new owner."""
         # A record that does not fit before the ring's end leaves unused what is there, at most half of the ring; and a
         # quarter is for what is no answer.
+        self.unlink()
         self._room = self._capacity // 4
-        self._refusal = None
         self._end = End(link, is_owner=False, on_message=self._on_message)
 
     def unlink(self) -> None:
@@ -66,12 +66,18 @@ class Remote:
             return
         self._end.close()
         self._end = None
-        self._refusal = self._refusal or Unavailable(LOST)
+        if not isinstance(self._refusal, Draining):
+            self._refusal = Unavailable(LOST)
         self._on_state(None)
         for waiting in self._waiting.values():
             if not waiting.answer.done():
                 waiting.answer.set_exception(Unavailable(LOST))
         self._waiting.clear()
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no requests are accepted; None while they are."""
+        return str(self._refusal) if self._refusal else None
 
     async def submit(self, model: int, pixels: Pixels, deadline: float) -> Answer:
         """See `Batcher.submit`; the model is the owner's number for it."""
@@ -111,7 +117,7 @@ class Remote:
 
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Refuse what is new; whether all that is under way was answered before `hurry` was set."""
-        self._refusal = self._refusal or Draining("the server is draining")
+        self._refusal = Draining("the server is draining")
         answers = [waiting.answer for waiting in self._waiting.values()]
         if answers:
             settled, hurried = asyncio.ensure_future(asyncio.wait(answers)), asyncio.ensure_future(hurry.wait())
@@ -126,7 +132,9 @@ class Remote:
             raise type(self._refusal)(*self._refusal.args) if self._refusal else Unavailable(LOST)
         if self._room < room or not self._end.send(message):
             raise QueueFull(
-                "the link to the engines is full; try again later or elsewhere", retry_after_s=_RETRY_AFTER_S
+                f"{len(self._waiting)} calls of this front end are under way, no room for more; try again later or "
+                "elsewhere",
+                retry_after_s=_RETRY_AFTER_S,
             )
         self._room -= room
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -142,6 +150,8 @@ class Remote:
     def _on_message(self, message: Message) -> None:
         if message.kind == STATE:
             self._on_state(message.document())
+            if not isinstance(self._refusal, Draining):
+                self._refusal = None  # only now is it known which models have which numbers
             if self._end is not None:
                 self._end.send(messages.plain(SEEN, message.call))
             return
@@ -178,7 +188,7 @@ class RemoteModel(Model):
     @property
     def refusal(self) -> str | None:
         """See `Model.refusal`."""
-        return self._refusal
+        return self._remote.refusal or self._refusal
 
     async def counts(self) -> Counts:
         """See `Model.counts`."""

@@ -1,7 +1,8 @@
 """A queue of records in shared memory, from one process that writes to one that reads.
 
 Wake-ups go through an eventfd, whose counter carries how many bytes have been written: the reader neither polls nor
-looks at anything that the kernel has not handed over, so nothing depends on how a processor orders memory accesses.
+looks at anything that the kernel has not handed over, so the
+reader depends on nothing of how a processor orders memory accesses.
 
 Neither side ever waits for the other. The memory has no name: it is gone when the last process that has it is.
 """
@@ -105,7 +106,9 @@ class RingReader:
             if size == _WRAPPED:
                 self._done += self._capacity - start
                 continue
-            yield self._data[start + _LENGTH_BYTES : start + _LENGTH_BYTES + size]
+            try:
+                yield self._data[start + _LENGTH_BYTES : start + _LENGTH_BYTES + size]
+            finally:  # a record that its reader cannot bear must not come again
+                self._done += record_bytes(size)
+                self._read[0] = self._done
             most -= 1
-            self._done += record_bytes(size)
-            self._read[0] = self._done

@@ -71,12 +71,13 @@ class Child:
             self._process.kill()
 
     def _receive(self, message: dict[str, Any], _: Sequence[int]) -> None:
-        if "error" in message:
-            self._fail(message["error"])
-        elif "ready" in message and not self.ready.done():
-            self.ready.set_result(None)
-        else:
-            self._on_message(message)
+        match message:
+            case {"error": reason}:
+                self._fail(reason)
+            case {"ready": _} if not self.ready.done():
+                self.ready.set_result(None)
+            case _:
+                self._on_message(message)
 
     def _fail(self, reason: str) -> None:
         if not self.ready.done():
@@ -134,7 +135,8 @@ class Supervisor:
         """Have a process from now on; returns when it is ready for the first time."""
         first: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._kept.append(asyncio.create_task(self._repeat(start, on_end, first)))
-        await (await first).ready
+        # Shielded: they are the process's own, whoever gives up waiting for it.
+        await asyncio.shield((await asyncio.shield(first)).ready)
 
     async def _keep_frontend(self, index: int) -> None:
         await self._keep(functools.partial(self._start_frontend, index), functools.partial(self._lose_frontend, index))
@@ -150,12 +152,15 @@ class Supervisor:
             child = await start()
             if not first.done():
                 first.set_result(child)
+            if self._stop.is_set():  # it came too late to be told
+                child.kill()
             status: int = await child.wait()
             on_end()
             if self._stop.is_set() or first.result().ready.exception():
                 return status
             pause_s = _FIRST_PAUSE_S if loop.time() - started > _SHORT_S else min(2 * pause_s, _LONGEST_PAUSE_S)
-            log.error("%s ended with status %d; it is started again in %.1f s", child.name, status, pause_s)
+            reason = child.ready.exception() or f"{child.name} ended with status {status}"
+            log.error("%s; it is started again in %.1f s", reason, pause_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause_s)
                 return 0
@@ -195,7 +200,7 @@ class Supervisor:
             link.close()
 
     def _on_owner_message(self, message: dict[str, Any]) -> None:
-        if (frontend := self._frontends.get(message["stuck"])) is not None:
+        if (frontend := self._frontends.get(message.get("stuck", -1))) is not None:
             log.error("%s does not read its answers; it is ended", frontend.name)
             frontend.kill()
 
@@ -204,7 +209,7 @@ async def _end(children: list[Child], tasks: "list[asyncio.Task[int]]", hurry: a
     if not tasks:
         return
     for child in children:
-        child.send({"stop": grace_s})
+        child.send({"stop": True})
     ended, hurried = asyncio.ensure_future(asyncio.wait(tasks)), asyncio.ensure_future(hurry.wait())
     await asyncio.wait({ended, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()

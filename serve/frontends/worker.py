@@ -15,9 +15,7 @@ from serve import logs
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.frontends.control import Control
-from serve.frontends.frontend import Frontend
 from serve.frontends.link import Link
-from serve.frontends.owner import Owner
 from serve.runtime import run, settle
 from serve.settings import from_toml
 
@@ -47,14 +45,21 @@ class _Worker:
     def __init__(self, end: socket.socket) -> None:
         # Without a supervisor there is nobody to serve for.
         self._control = Control(end, on_message=self._on_message, on_end=lambda: os._exit(1))
-        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._links: list[tuple[int, Link]] = []
+        self._role: Role | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:
-        await self._told
-        logs.configure(self._config.log_format, self._config.log_level)
+        settings = await self._told
         try:
-            await self._role.start()
+            config = from_toml(settings["config"])
+            logs.configure(config.log_format, config.log_level)
+            self._role = _make(settings, config, self._control)
+            for link in self._links:
+                self._role.link(*link)
+            if not await self._started(self._role):
+                return 0
         except StartupError as error:
             self._control.send({"error": str(error)})
             return 1
@@ -63,15 +68,27 @@ class _Worker:
         await self._stop.wait()
         return 0 if await self._role.stop(self._hurry) else 1
 
+    async def _started(self, role: Role) -> bool:
+        """Start it, unless it is told to stop before it is ready."""
+        start, stopped = asyncio.ensure_future(role.start()), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if start.done():
+            start.result()
+            return True
+        start.cancel()
+        await asyncio.wait({start})
+        return False
+
     def _on_message(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         match message:
-            case {"role": role, "config": text}:
-                self._config = from_toml(text)
-                self._role = _role(role, self._config, message, self._control)
-                self._told.set_result(None)
-            case {"link": frontend}:
+            case {"role": _}:
+                self._told.set_result(message)
+            case {"link": frontend} if self._role is not None:
                 self._role.link(frontend, Link(*fds))
-            case {"unlink": frontend}:
+            case {"link": frontend}:
+                self._links = [(frontend, Link(*fds))]
+            case {"unlink": frontend} if self._role is not None:
                 self._role.unlink(frontend)
             case {"stop": _}:
                 self._stop.set()
@@ -79,10 +96,15 @@ class _Worker:
                 self._hurry.set()
 
 
-def _role(name: str, config: ServeConfig, message: dict[str, Any], control: Control) -> Role:
-    if name == "owner":
+def _make(settings: dict[str, Any], config: ServeConfig, control: Control) -> Role:
+    # Each process imports what it needs, and only that.
+    if settings["role"] == "owner":
+        from serve.frontends.owner import Owner
+
         return Owner(config, on_stuck=lambda frontend: control.send({"stuck": frontend}))
-    return Frontend(dataclasses.replace(config, port=message["port"]))
+    from serve.frontends.frontend import Frontend
+
+    return Frontend(dataclasses.replace(config, port=settings["port"]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 
 from serve.engines.engine import Engine, OpenEngine, Pixels, Probabilities
 from serve.engines.tuning import Tuner, tune
+from serve.errors import StartupError
 
 
 class Timed:
@@ -79,3 +80,17 @@ def test_a_kind_of_model_is_measured_once() -> None:
     assert len(engine.sizes) == calls
     tuner.tune(("compact", "model.int8.onnx"), engine.open, most_slots=1)
     assert len(engine.sizes) > calls
+
+
+def test_an_engine_that_cannot_be_opened_a_second_time_is_said_to_be_so() -> None:
+    opened: list[int] = []
+
+    @contextmanager
+    def open_engine() -> Iterator[Engine]:
+        opened.append(1)
+        if len(opened) == 3:
+            raise StartupError("no memory for another engine")
+        yield Timed(0.0, 0.0)
+
+    with pytest.raises(StartupError, match="no memory"):
+        tune(open_engine, most_slots=2)
