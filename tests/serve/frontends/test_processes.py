@@ -226,3 +226,18 @@ def answers_or_unknown(channel: grpc.Channel) -> bool:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
         return False
+
+
+def test_a_front_end_without_an_owner_still_ends_when_it_is_told(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    with frontends(copy, tmp_path, "--grace-s", "3") as server:
+        owner, first, _ = children(server)
+        (copy / "manifest.json").unlink()  # no owner can start again
+        owner.kill()
+        first.kill()
+        wait_for(lambda: "found neither manifest.json" in (tmp_path / "log").read_text(), "the reason is told")
+        wait_for(lambda: len(children(server)) >= 2, "a new front end, which waits for an owner")
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
+        assert time.monotonic() - started < 3

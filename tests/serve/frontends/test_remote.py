@@ -16,7 +16,8 @@ import serve.local_model
 from serve.batcher import Batcher
 from serve.config import ServeConfig
 from serve.engines.selection import Selection
-from serve.errors import DeadlineUnreachable, EngineFault, QueueFull, ServeError, Unavailable, Unsupported
+from serve.errors import DeadlineUnreachable, EngineFault, QueueFull, ServeError, Unavailable, UnknownModel
+from serve.frontends import messages
 from serve.frontends.link import Link, ring_bytes
 from serve.frontends.owner import Owner
 from serve.frontends.remote import Remote
@@ -207,8 +208,10 @@ async def test_questions_are_replied_to_or_refused(linked: Linking) -> None:
         await both.remote.submit(0, images(3), soon())
         counts = await both.remote.ask("counts", 0)
         assert (counts["answered"], counts["images"]) == (1, 3)
-        with pytest.raises(Unsupported, match="not enabled"):
-            await both.remote.load("compact")
+        with pytest.raises(UnknownModel, match="served no longer"):
+            await both.remote.ask("counts", 7)
+        with pytest.raises(ServeError, match="this is a bug"):
+            await both.remote.load("compact")  # which is not allowed here, and front ends know that
 
 
 async def test_a_model_is_retired_only_when_no_front_end_knows_it(linked: Linking) -> None:
@@ -223,3 +226,25 @@ async def test_a_model_is_retired_only_when_no_front_end_knows_it(linked: Linkin
         assert both.states[-1]["models"] == []
         with pytest.raises(ServeError, match="served no longer"):
             await both.remote.submit(0, images(2), soon())
+
+
+async def test_a_message_that_makes_no_sense_costs_nobody_else_an_answer(linked: Linking) -> None:
+    async with linked(FakeEngine()) as both:
+        both.owner._send(0, messages.written(messages.REPLY, 999, None))  # nobody has asked
+        loop, raised = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+        answer = await both.remote.submit(0, images(2), soon())
+        np.testing.assert_array_equal(answer.probabilities, answer_for(images(2)))
+        assert [type(error) for error in raised] == [KeyError]
+
+
+async def test_after_a_new_owner_came_nothing_is_sent_before_its_models_are_known(linked: Linking) -> None:
+    async with linked(FakeEngine()) as both:
+        both.remote.unlink()
+        other = Link.create(ServeConfig(queue_images=1024))
+        both.remote.link(Link(*map(os.dup, other.fds)))
+        with pytest.raises(Unavailable, match="was lost"):
+            await both.remote.submit(0, images(1), soon())
+        both.owner.link(0, other)
+        await settle()
+        assert len((await both.remote.submit(0, images(1), soon())).probabilities) == 1
