@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 from serve.backend import Backend
 from serve.config import ServeConfig
@@ -18,6 +18,7 @@ from serve.local_model import check_bundle
 from serve.repository import scan
 from serve.rpc import tls, token
 from serve.rpc.server import RpcServer
+from serve.rpc.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class Server:
 
     def __init__(self, config: ServeConfig) -> None:
         self.backend = Backend(config, on_change=self._report)
-        self._rpc = RpcServer(config, self.backend.models, self.backend.control, self.backend.telemetry.call_observers)
+        metrics = self.backend.metrics
+        self._telemetry = Telemetry(config, metrics.count_call if metrics else None)
+        self._rpc = RpcServer(config, self.backend.models, self.backend.control, self._telemetry.observers)
 
     async def start(self) -> int:
         """Start serving.
@@ -44,12 +47,13 @@ class Server:
         Raises:
             StartupError: No bundle, no engine or not the port is usable. Nothing is left running.
         """
-        port = await self._rpc.start()
-        try:
+        async with AsyncExitStack() as started:
+            await self._telemetry.start()
+            started.push_async_callback(self._telemetry.stop)
+            port = await self._rpc.start()
+            started.push_async_callback(self._rpc.stop, None)
             await self.backend.start()
-        except BaseException:
-            await self._rpc.stop(None)
-            raise
+            started.pop_all()
         return port
 
     async def stop(self, hurry: asyncio.Event | None = None) -> bool:
@@ -64,7 +68,8 @@ class Server:
         drained = await self.backend.stop(hurry or asyncio.Event())
         # The answers are there; handlers need a moment to send them.
         await self._rpc.stop(1.0)
-        await self.backend.telemetry.stop()
+        await self._telemetry.stop()
+        await self.backend.close()
         return drained
 
     def _report(self) -> None:

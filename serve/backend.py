@@ -5,13 +5,14 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 
-from serve.batcher import Batcher
+from serve.batcher import Batcher, BatchObserver
 from serve.config import ServeConfig
 from serve.engines.tuning import Tuner
+from serve.exposition import Exposition
 from serve.loader import Loader
 from serve.local_model import LocalModel
+from serve.metrics import Metrics
 from serve.models import ModelControl, Models
-from serve.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ async def _at_once() -> None:
 
 
 class Backend:
-    """Lifecycle: construct, `start`, `stop`; the last two once each, on one event loop.
+    """Lifecycle: construct, `start`, `stop`, `close`; the last three once each, on one event loop.
 
     Args:
         config: The configuration.
@@ -30,7 +31,8 @@ class Backend:
 
     Attributes:
         models: What is served.
-        telemetry: What operators see.
+        metrics: What operators see of it; None where that is not configured.
+        metrics_port: Where Prometheus scrapes; None before the start, and without metrics.
     """
 
     def __init__(
@@ -41,14 +43,16 @@ class Backend:
         settled: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         self.models: Models[LocalModel] = Models(default=config.default_model)
-        self.telemetry = Telemetry(config, self.models)
+        self.metrics = None if config.metrics_port is None else Metrics(self.models)
+        self.metrics_port: int | None = None
+        self._exposition: Exposition | None = None
         self._config = config
         self._on_change = on_change
         open_model = functools.partial(
             LocalModel.open,
             config=config,
             on_failure=on_change,
-            observer=self.telemetry.batch_observer,
+            observer=self._observer,
             tuner=Tuner(),
         )
         self._loader = Loader(config, self.models, open_model, on_change=on_change, settled=settled)
@@ -65,15 +69,27 @@ class Backend:
         Raises:
             StartupError: Nothing can be served, or not what is configured. Nothing is left running.
         """
-        await self.telemetry.start()
         try:
+            await self._expose()
             await self._loader.start()
         except BaseException:
             await asyncio.gather(*(model.batcher.abort() for model in self._loader.close()))
-            await self.telemetry.stop()
+            await self.close()
             raise
         self._ready = True
         self._on_change()
+
+    async def _expose(self) -> None:
+        config = self._config
+        if self.metrics is None or config.metrics_port is None:
+            return
+        exposition = Exposition(self.metrics.registry(), config.metrics_host, config.metrics_port)
+        self.metrics_port = await asyncio.to_thread(exposition.start)
+        self._exposition = exposition
+        log.info("metrics at http://%s:%d/metrics", config.metrics_host, self.metrics_port)
+
+    def _observer(self, name: str, version: str) -> BatchObserver:
+        return self.metrics.of(name, version) if self.metrics else BatchObserver()
 
     def health(self) -> dict[str, bool]:
         """Whether each model serves, by name; and under "" whether all do.
@@ -107,6 +123,11 @@ class Backend:
             unanswered = sum(await asyncio.gather(*(batcher.abort() for batcher in batchers)))
             log.warning("stopped with %d requests unanswered", unanswered)
         return not unanswered and not any(batcher.failed for batcher in batchers)
+
+    async def close(self) -> None:
+        """Nobody is told anything any more."""
+        if self._exposition is not None:
+            await asyncio.to_thread(self._exposition.stop)
 
 
 async def _drain(batchers: list[Batcher]) -> None:

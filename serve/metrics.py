@@ -1,6 +1,6 @@
 """What Prometheus is told.
 
-Two interfaces are kept apart, so that front ends and batcher may live in processes of their own: `observe_call` sees
+Two interfaces are kept apart, so that front ends and batcher may live in processes of their own: `count_call` sees
 every request that ends, `ModelMetrics` what a batcher does. Both count in plain numbers, which costs less than a
 microsecond a time, and are called on the event loop only. A scrape reads them on a thread of its own and makes metrics
 of them; what has a state, such as the queue, is read there and then.
@@ -27,7 +27,6 @@ from serve.batcher import Answer, BatchObserver
 from serve.engines import CLASSES, Probabilities
 from serve.local_model import LocalModel
 from serve.models import Models
-from serve.rpc.calls import Call
 
 # From 50 µs up to 26 s, each the double of the one before.
 _SECONDS = tuple(50e-6 * 2**power for power in range(20))
@@ -145,14 +144,8 @@ class Metrics(Collector):
         ProcessCollector(registry=registry)
         return registry
 
-    def observe_call(self, call: Call) -> None:
-        """A request has ended: one of `serve.rpc.calls.Observers`."""
-        model = call.model
-        name, version = (model.name, model.version) if model else ("", "")
-        self.count_call(call.method, name, version, call.code, call.reason, call.seconds)
-
     def count_call(self, method: str, name: str, version: str, code: str, reason: str, seconds: float) -> None:
-        """A request has ended, here or in another process; see `serve.rpc.calls.Call`."""
+        """A request has ended, here or in a front end's process; see `serve.rpc.calls.Call`."""
         key = (method, name, version, code)
         self._requests[key] = self._requests.get(key, 0) + 1
         if code == "OK":

@@ -41,7 +41,7 @@ DOORS = {
     "onnxruntime": ("serve.engines", "export"),
     "cuda": ("serve.engines",),
     "prometheus_client": ("serve.metrics", "serve.exposition"),
-    "opentelemetry": ("serve.traces",),
+    "opentelemetry": ("serve.rpc.traces",),
 }
 
 # Libraries that only one module of each folder with a door may import.

@@ -11,7 +11,7 @@ from serve.frontends.remote import Remote, RemoteModel
 from serve.model import Description
 from serve.models import Loads, Models
 from serve.rpc.server import RpcServer
-from serve.telemetry import Telemetry
+from serve.rpc.telemetry import Telemetry
 
 
 class Frontend:
@@ -22,9 +22,7 @@ class Frontend:
         self._models: Models[RemoteModel] = Models(default=config.default_model)
         self._remote = Remote(ring_bytes(config), self._on_state)
         # The metrics are the owner's, who is told of every call.
-        self._telemetry = Telemetry(dataclasses.replace(config, metrics_port=None), Models())
-        if config.metrics_port is not None:
-            self._telemetry.call_observers.append(self._remote.observe_call)
+        self._telemetry = Telemetry(config, None if config.metrics_port is None else self._remote.count_call)
         control = self._remote if config.model_control else None
         # Every front end takes its share.
         calls, connections = config.max_calls, config.max_connections
@@ -33,7 +31,7 @@ class Frontend:
             max_calls=math.ceil(calls / config.frontends),
             max_connections=connections and math.ceil(connections / config.frontends),
         )
-        self._rpc = RpcServer(share, self._models, control, self._telemetry.call_observers, shares_port=True)
+        self._rpc = RpcServer(share, self._models, control, self._telemetry.observers, shares_port=True)
         self._served = asyncio.Event()
         self._draining = False
 

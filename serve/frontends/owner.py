@@ -57,7 +57,7 @@ class Owner:
     async def stop(self, hurry: asyncio.Event) -> bool:
         """See `Backend.stop`."""
         drained = await self._backend.stop(hurry)
-        await self._backend.telemetry.stop()
+        await self._backend.close()
         return drained
 
     def link(self, frontend: int, link: Link) -> None:
@@ -135,8 +135,9 @@ class Owner:
             self._seen[frontend] = message.call
             self._seen_changed.set()
         elif message.kind == ENDED:
+            assert self._backend.metrics is not None, "this is a bug: front ends have the owner's configuration"
             for ended in message.document():
-                self._backend.telemetry.count_call(*ended)
+                self._backend.metrics.count_call(*ended)
 
     def _find(self, number: int) -> LocalModel:
         if number not in self._models:

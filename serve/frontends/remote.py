@@ -12,7 +12,6 @@ from serve.frontends import messages
 from serve.frontends.link import End, Link
 from serve.frontends.messages import ANSWER, ASK, CANCEL, ENDED, REFUSAL, REPLY_BYTES, SEEN, STATE, Message
 from serve.model import Description, Model
-from serve.rpc.calls import Call
 
 # A ring that is full is being read: a little later there is room.
 _RETRY_AFTER_S = 0.005
@@ -105,11 +104,9 @@ class Remote:
         """See `ModelControl.unload`."""
         await self.ask("unload", name)
 
-    def observe_call(self, call: Call) -> None:
-        """A request has ended: the owner, which keeps the metrics, is told soon."""
-        model = call.model
-        name, version = (model.name, model.version) if model else ("", "")
-        self._ended.append((call.method, name, version, call.code, call.reason, call.seconds))
+    def count_call(self, *ended: object) -> None:
+        """See `Metrics.count_call`: the owner, which keeps the metrics, is told soon."""
+        self._ended.append(ended)
         if len(self._ended) == 1:
             asyncio.get_running_loop().call_later(_ENDED_S, self._tell_ended)
         elif len(self._ended) >= _ENDED_CALLS:

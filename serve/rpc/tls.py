@@ -11,7 +11,7 @@ import grpc
 
 from serve.config import ServeConfig
 from serve.errors import StartupError
-from serve.rpc.watched import Watched
+from serve.rpc.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def credentials(config: ServeConfig) -> grpc.ServerCredentials | None:
     identity = Identity.of(config)
     if identity is None:
         return None
-    files = Watched(*filter(None, (identity.cert, identity.key, identity.client_ca)))
+    files = Renewal(*filter(None, (identity.cert, identity.key, identity.client_ca)))
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC, on a thread of its own, before every handshake."""

@@ -21,7 +21,7 @@ import grpc.aio
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.rpc import health
-from serve.rpc.watched import Watched
+from serve.rpc.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class RequireToken(grpc.aio.ServerInterceptor):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = Watched(path)
+        self._file = Renewal(path)
         self._digests = read_tokens(path)
         self._look_again = time.monotonic() + _LOOK_AGAIN_S
 

@@ -47,7 +47,7 @@ class Observed:
 
     async def scrape(self) -> Samples:
         def get() -> str:
-            url = f"http://127.0.0.1:{self.running.server.backend.telemetry.metrics_port}/metrics"
+            url = f"http://127.0.0.1:{self.running.server.backend.metrics_port}/metrics"
             with urllib.request.urlopen(url, timeout=10) as response:
                 return response.read().decode()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-class Watched:
+class Renewal:
     """Says when some files have changed. Nothing runs in between: whoever needs them asks.
 
     Args:

@@ -17,7 +17,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-import serve.traces
+import serve.rpc.traces
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.settings import parse
 from tests.fakes import FakeEngine, images
@@ -145,7 +145,7 @@ async def test_a_caller_that_is_not_traced_is_the_root_and_a_broken_parent_is_ig
 async def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_end(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve.traces, "_FLUSH_S", 0.2)
+    monkeypatch.setattr(serve.rpc.traces, "_FLUSH_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         async with (
@@ -176,8 +176,8 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded() -> None:
 async def test_where_the_extra_is_not_installed_the_server_says_what_to_install(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "serve.traces")
-    monkeypatch.delattr(serve, "traces")
+    monkeypatch.delitem(sys.modules, "serve.rpc.traces")
+    monkeypatch.delattr(serve.rpc, "traces")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(serve.errors.StartupError, match=r"is not installed; `pip install '\.\[otel\]'` brings it"):
         async with serving(FakeEngine(), otel_endpoint="http://127.0.0.1:1"):
