@@ -20,7 +20,7 @@ class Echo(grpc.GenericRpcHandler):
     """Answers every unary method with `reply`."""
 
     def __init__(self, reply: bytes) -> None:
-        self._handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._answer, None, None)
+        self._handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._answer)
         self._reply = reply
 
     def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
