@@ -17,6 +17,7 @@ from serve.frontends.supervisor import Supervisor
 from serve.local_model import check_bundle
 from serve.repository import scan
 from serve.rpc import tls, token
+from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
 from serve.rpc.telemetry import Telemetry
 
@@ -33,10 +34,11 @@ class Server:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        self.backend = Backend(config, on_change=self._report)
+        arrivals = Arrivals()
+        self.backend = Backend(config, on_change=self._report, arriving=lambda: arrivals.count)
         metrics = self.backend.metrics
         self._telemetry = Telemetry(config, metrics.count_call if metrics else None)
-        self._rpc = RpcServer(config, self.backend.models, self.backend.control, self._telemetry.observers)
+        self._rpc = RpcServer(config, self.backend.models, self.backend.control, self._telemetry.observers, arrivals)
 
     async def start(self) -> int:
         """Start serving.

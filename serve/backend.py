@@ -27,6 +27,7 @@ class Backend:
     Args:
         config: The configuration.
         on_change: Called when something is served that was not, or no longer, or has failed.
+        arriving: How many requests are known to be on their way.
         settled: Waits until nobody finds a model any more that is served no longer.
 
     Attributes:
@@ -40,6 +41,7 @@ class Backend:
         config: ServeConfig,
         *,
         on_change: Callable[[], None],
+        arriving: Callable[[], int] = lambda: 0,
         settled: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         self.models: Models[LocalModel] = Models(default=config.default_model)
@@ -53,6 +55,7 @@ class Backend:
             config=config,
             on_failure=on_change,
             observer=self._observer,
+            arriving=arriving,
             tuner=Tuner(),
         )
         self._loader = Loader(config, self.models, open_model, on_change=on_change, settled=settled)

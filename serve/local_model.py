@@ -49,6 +49,7 @@ class LocalModel(Model):
         *,
         on_failure: Callable[[], None] = lambda: None,
         observer: Callable[[str, str], BatchObserver] = lambda _name, _version: BatchObserver(),
+        arriving: Callable[[], int] = lambda: 0,
         tuner: Tuner,
     ) -> Self:
         """Verify a bundle and choose what computes it. Nothing is started yet.
@@ -58,6 +59,7 @@ class LocalModel(Model):
             config: The configuration.
             on_failure: Called on the event loop, once, when an engine has died and the model can answer no more.
             observer: Gives the batcher's observer for a name and a version.
+            arriving: How many requests are known to be on their way.
             tuner: Measures what is neither configured nor given by the engine.
 
         Raises:
@@ -87,6 +89,7 @@ class LocalModel(Model):
             max_batch=max_batch,
             queue_images=config.queue_images,
             shares_cores=selection.shares_cores,
+            arriving=arriving,
             max_queue_delay_s=config.max_queue_delay_us / 1e6,
             observer=observer(manifest.name, manifest.version),
             on_failure=on_failure,

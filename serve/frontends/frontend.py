@@ -10,6 +10,7 @@ from serve.frontends.link import Link, ring_bytes
 from serve.frontends.remote import Remote, RemoteModel
 from serve.model import Description
 from serve.models import Loads, Models
+from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
 from serve.rpc.telemetry import Telemetry
 
@@ -31,7 +32,7 @@ class Frontend:
             max_calls=math.ceil(calls / config.frontends),
             max_connections=connections and math.ceil(connections / config.frontends),
         )
-        self._rpc = RpcServer(share, self._models, control, self._telemetry.observers, shares_port=True)
+        self._rpc = RpcServer(share, self._models, control, self._telemetry.observers, Arrivals(), shares_port=True)
         self._served = asyncio.Event()
         self._draining = False
 

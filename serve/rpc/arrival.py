@@ -16,16 +16,31 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+class Arrivals:
+    """How many calls have begun whose request is still on its way. Written on the event loop, read on any thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
 class Punctual(grpc.GenericRpcHandler):
     """Another handler, whose methods' requests must arrive.
 
     Args:
         handler: Its methods, asynchronous ones.
+        arrivals: Counts the calls whose request is on its way.
         max_deadline_s: Seconds from a call's beginning until its request must be there.
     """
 
-    def __init__(self, handler: grpc.GenericRpcHandler, *, max_deadline_s: float) -> None:
+    def __init__(self, handler: grpc.GenericRpcHandler, arrivals: Arrivals, *, max_deadline_s: float) -> None:
         self._handler = handler
+        self._arrivals = arrivals
         self._max_deadline_s = max_deadline_s
         self._methods: dict[str, MethodHandler] = {}
 
@@ -58,8 +73,9 @@ class Punctual(grpc.GenericRpcHandler):
         code, details = grpc.StatusCode.INVALID_ARGUMENT, "the call was ended before its message had arrived whole"
         message = grpc.aio.EOF
         try:
-            async with asyncio.timeout(self._max_deadline_s):
-                message = await context.read()
+            with self._arrivals:
+                async with asyncio.timeout(self._max_deadline_s):
+                    message = await context.read()
             if message is not grpc.aio.EOF:
                 return method.request_deserializer(message) if method.request_deserializer else message
         except TimeoutError:

@@ -15,7 +15,7 @@ from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.models import ModelControl, Models
 from serve.rpc import digits, health, inference, tls, token
-from serve.rpc.arrival import Punctual
+from serve.rpc.arrival import Arrivals, Punctual
 from serve.rpc.calls import Observers
 from serve.rpc.health import Health
 from serve.rpc.transport import channel_options, quieten
@@ -33,6 +33,7 @@ class RpcServer:
         models: What answers.
         control: Loads and unloads models; None where that is not allowed.
         observers: Are told of every request.
+        arrivals: Counts the calls whose request is on its way.
         shares_port: Whether other processes of this server listen on the same port.
     """
 
@@ -42,11 +43,13 @@ class RpcServer:
         models: Models[Any],
         control: ModelControl | None,
         observers: Observers,
+        arrivals: Arrivals,
         *,
         shares_port: bool = False,
     ) -> None:
         self._config = config
         self._health = Health(max_watchers=max(1, config.max_calls // 4))
+        self._arrivals = arrivals
         self._shares_port = shares_port
         self._handlers = [
             digits.handler(digits.DigitRecognizer(models), observers),
@@ -73,7 +76,7 @@ class RpcServer:
         )
         port = self._bind()
         self._server.add_generic_rpc_handlers(
-            [Punctual(handler, max_deadline_s=config.max_deadline_s) for handler in self._handlers]
+            [Punctual(handler, self._arrivals, max_deadline_s=config.max_deadline_s) for handler in self._handlers]
         )
         names = (*SERVICES, health.NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, _described())

@@ -28,7 +28,8 @@ class Closings(BatchObserver):
 class Bench:
     """A batcher with one engine, and what it did."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, delay_s: float, arriving: int = 0) -> None:
+        self.arriving = arriving
         self.clock, self.closings, self.engine = Clock(), Closings(), FakeEngine()
         self.batcher = Batcher(
             self.engine.open,
@@ -36,6 +37,8 @@ class Bench:
             max_batch=4,
             queue_images=100,
             max_queue_delay_s=delay_s,
+            shares_cores=bool(arriving),
+            arriving=lambda: self.arriving,
             observer=self.closings,
             engine_time=Line(),
             clock=self.clock,
@@ -51,8 +54,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(delay_s: float) -> AsyncIterator[Bench]:
-    bench = Bench(delay_s)
+async def running(delay_s: float, arriving: int = 0) -> AsyncIterator[Bench]:
+    bench = Bench(delay_s, arriving)
     await bench.batcher.start()
     try:
         yield bench
@@ -156,3 +159,29 @@ async def test_in_real_time_a_lone_image_is_answered_when_the_delay_is_over() ->
     await batcher.drain()
     assert 0.05 <= answer.queue_s < 1
     assert closings.seen == [(1, "delay")]
+
+
+async def test_requests_on_their_way_are_waited_for_until_the_last_is_there() -> None:
+    async with running(0.0, arriving=2) as bench:
+        first = await bench.submit(1)
+        bench.arriving = 1
+        task = asyncio.create_task(bench.batcher.submit(images(1)))
+        await asyncio.sleep(0.05)
+        assert not bench.engine.batches
+        bench.arriving = 0
+        last = asyncio.create_task(bench.batcher.submit(images(1)))
+        await asyncio.gather(first, task, last)
+        assert [len(batch) for batch in bench.engine.batches] == [3]
+
+
+async def test_a_request_that_never_comes_is_not_waited_for_longer_than_a_millisecond() -> None:
+    async with running(0.0, arriving=1) as bench:
+        first = await bench.submit(1)
+        assert not bench.engine.batches
+        bench.clock.now += 0.0011
+        await first
+
+
+async def test_a_full_batch_waits_for_nobody() -> None:
+    async with running(0.0, arriving=9) as bench:
+        await bench.batcher.submit(images(4))
