@@ -20,6 +20,7 @@ from serve.rpc import tls, token
 from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
 from serve.rpc.telemetry import Telemetry
+from serve.waiting import wait_unless
 
 log = logging.getLogger(__name__)
 
@@ -116,15 +117,14 @@ async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:
     server = Supervisor(config) if config.frontends else Server(config)
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _signals(lambda: (hurry if stop.is_set() else stop).set()):
-        start, stopped = asyncio.ensure_future(server.start()), asyncio.ensure_future(stop.wait())
-        await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not start.done():
+        start = asyncio.ensure_future(server.start())
+        if not await wait_unless(stop, start):
             log.info("stopped while starting")
             start.cancel()
             await asyncio.wait({start})
             return True
         on_ready(start.result())
-        await stopped
+        await stop.wait()
         log.info("draining")
         return await server.stop(hurry)
 

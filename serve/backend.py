@@ -13,6 +13,7 @@ from serve.loader import Loader
 from serve.local_model import LocalModel
 from serve.metrics import Metrics
 from serve.models import ModelControl, Models
+from serve.waiting import wait_unless
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +118,9 @@ class Backend:
         self._ready = False
         self._on_change()
         batchers = [model.batcher for model in self._loader.close()]
-        drain, hurried = asyncio.ensure_future(_drain(batchers)), asyncio.ensure_future(hurry.wait())
-        await asyncio.wait({drain, hurried}, timeout=self._config.grace_s, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        drain = asyncio.ensure_future(_drain(batchers))
         unanswered = 0
-        if not drain.done():
+        if not await wait_unless(hurry, drain, timeout_s=self._config.grace_s):
             drain.cancel()
             unanswered = sum(await asyncio.gather(*(batcher.abort() for batcher in batchers)))
             log.warning("stopped with %d requests unanswered", unanswered)

@@ -12,6 +12,7 @@ from serve.frontends import messages
 from serve.frontends.link import End, Link
 from serve.frontends.messages import ANSWER, ASK, CANCEL, ENDED, REFUSAL, REPLY_BYTES, SEEN, STATE, Message
 from serve.model import Description, Model
+from serve.waiting import wait_unless
 
 # A ring that is full is being read: a little later there is room.
 _RETRY_AFTER_S = 0.005
@@ -117,10 +118,9 @@ class Remote:
         self._refusal = Draining("the server is draining")
         answers = [waiting.answer for waiting in self._waiting.values()]
         if answers:
-            settled, hurried = asyncio.ensure_future(asyncio.wait(answers)), asyncio.ensure_future(hurry.wait())
-            await asyncio.wait({settled, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            settled = asyncio.ensure_future(asyncio.wait(answers))
+            await wait_unless(hurry, settled)
             settled.cancel()
-            hurried.cancel()
         self._tell_ended()
         return all(answer.done() for answer in answers)
 

@@ -17,6 +17,7 @@ from serve.errors import StartupError
 from serve.frontends.control import Control, socket_pair
 from serve.frontends.link import Link
 from serve.settings import to_toml
+from serve.waiting import wait_unless
 
 log = logging.getLogger(__name__)
 
@@ -210,9 +211,8 @@ async def _end(children: list[Child], tasks: "list[asyncio.Task[int]]", hurry: a
         return
     for child in children:
         child.send({"stop": True})
-    ended, hurried = asyncio.ensure_future(asyncio.wait(tasks)), asyncio.ensure_future(hurry.wait())
-    await asyncio.wait({ended, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
+    ended = asyncio.ensure_future(asyncio.wait(tasks))
+    await wait_unless(hurry, ended, timeout_s=grace_s)
     for child in children:
         child.send({"hurry": True})
     await asyncio.wait({ended}, timeout=_KILL_AFTER_S)

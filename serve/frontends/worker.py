@@ -18,6 +18,7 @@ from serve.frontends.control import Control
 from serve.frontends.link import Link
 from serve.runtime import run, settle
 from serve.settings import from_toml
+from serve.waiting import wait_unless
 
 
 class Role(Protocol):
@@ -70,10 +71,8 @@ class _Worker:
 
     async def _started(self, role: Role) -> bool:
         """Start it, unless it is told to stop before it is ready."""
-        start, stopped = asyncio.ensure_future(role.start()), asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if start.done():
+        start = asyncio.ensure_future(role.start())
+        if await wait_unless(self._stop, start):
             start.result()
             return True
         start.cancel()
