@@ -15,6 +15,7 @@ from bundle.probe import PROBE
 from serve.app import Server
 from serve.batcher import Batcher
 from serve.config import ServeConfig
+from serve.engines import OpenEngine
 from serve.engines.selection import Selection
 from tests.fakes import FakeEngine
 
@@ -45,6 +46,12 @@ def unprobed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return republish(bundle, tmp_path_factory.mktemp("unprobed") / "bundle", leave_out=PROBE)
 
 
+def serve_with(monkeypatch: pytest.MonkeyPatch, open_engine: OpenEngine, *, batch: int) -> None:
+    """Have models that are opened from now on use these engines, whatever their bundle holds."""
+    chosen = Selection(file="model.onnx", accuracy=1.0, open=open_engine, slots=1, batch=batch)
+    monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
+
+
 Serving: TypeAlias = Callable[..., AbstractAsyncContextManager[Running]]
 
 
@@ -54,8 +61,7 @@ def serving(unprobed: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
 
     @asynccontextmanager
     async def start(engine: FakeEngine, **options: Any) -> AsyncIterator[Running]:
-        chosen = Selection(file="model.onnx", accuracy=1.0, open=engine.open, slots=1, batch=4)
-        monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
+        serve_with(monkeypatch, engine.open, batch=4)
         defaults = {"models": unprobed, "port": 0, "slots": 1, "max_batch": 4, "grace_s": 5.0}
         server = Server(ServeConfig(**(defaults | options)))
         port = await server.start()

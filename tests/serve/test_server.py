@@ -28,10 +28,9 @@ import serve.local_model
 from clients import AsyncDigitClient, DigitClient, DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.config import ServeConfig
-from serve.engines.selection import Selection
 from serve.process import server_process
 from tests.fakes import FakeEngine, answer_for, images
-from tests.serve.conftest import Serving, batcher_of
+from tests.serve.conftest import Serving, batcher_of, serve_with
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -282,8 +281,7 @@ class TestStart:
             never.wait(60)
             yield FakeEngine()
 
-        chosen = Selection(file="model.onnx", accuracy=1.0, open=open_slowly, slots=1, batch=4)
-        monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
+        serve_with(monkeypatch, open_slowly, batch=4)
         dispositions = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ready: list[int] = []
         server = asyncio.create_task(serve.app.run(ServeConfig(models=bundle, port=0, slots=1), ready.append))

@@ -12,16 +12,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-import serve.local_model
-from serve.batcher import Batcher
+from serve.batcher import Answer, Batcher
 from serve.config import ServeConfig
-from serve.engines.selection import Selection
 from serve.errors import DeadlineUnreachable, EngineFault, QueueFull, ServeError, Unavailable, UnknownModel
 from serve.frontends import messages
 from serve.frontends.link import Link, ring_bytes
 from serve.frontends.owner import Owner
 from serve.frontends.remote import Remote
 from tests.fakes import FakeEngine, answer_for, images
+from tests.serve.conftest import serve_with
 
 
 @dataclass
@@ -41,8 +40,7 @@ Linking: TypeAlias = Callable[..., AbstractAsyncContextManager[Linked]]
 def linked(unprobed: Path, monkeypatch: pytest.MonkeyPatch) -> Linking:
     @asynccontextmanager
     async def start(engine: FakeEngine, **options: Any) -> AsyncIterator[Linked]:
-        chosen = Selection(file="model.onnx", accuracy=1.0, open=engine.open, slots=1, batch=8)
-        monkeypatch.setattr(serve.local_model, "select", lambda _bundle, _engine: chosen)
+        serve_with(monkeypatch, engine.open, batch=8)
         defaults = {"models": unprobed, "queue_images": 64, "max_images_per_request": 64, "slots": 1, "max_batch": 8}
         config = ServeConfig(**(defaults | options))
         owner = Owner(config, on_stuck=lambda frontend: pytest.fail(f"front end {frontend} was taken for stuck"))
@@ -68,6 +66,14 @@ async def settle() -> None:
     """Messages that are under way arrive."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def hold_engine(engine: FakeEngine, both: Linked) -> "asyncio.Future[Answer]":
+    """Keep the engine busy with a first caller, so that whoever comes next has to wait."""
+    engine.hold()
+    first = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
+    await asyncio.to_thread(engine.wait_until_inside)
+    return first
 
 
 def soon() -> float:
@@ -107,9 +113,7 @@ async def test_errors_keep_their_class_their_words_and_when_to_come_back(linked:
         with pytest.raises(EngineFault, match="broken"):
             await both.remote.submit(0, images(1), soon())
         engine.wait_until_inside()  # it was
-        engine.hold()
-        inside = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
-        await asyncio.to_thread(engine.wait_until_inside)
+        inside = await hold_engine(engine, both)
         waiting = asyncio.ensure_future(both.remote.submit(0, images(60), soon()))
         await settle()
         with pytest.raises(QueueFull, match="60 of at most 64 images") as full:
@@ -129,9 +133,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_by_the_owner(linked: Lin
 async def test_who_has_gone_leaves_the_queue_and_is_counted(linked: Linking) -> None:
     engine = FakeEngine()
     async with linked(engine) as both:
-        engine.hold()
-        inside = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
-        await asyncio.to_thread(engine.wait_until_inside)
+        inside = await hold_engine(engine, both)
         gone = asyncio.ensure_future(both.remote.submit(0, images(2, seed=1), soon()))
         await settle()
         assert both.batcher._queue.images == 2
@@ -163,9 +165,7 @@ async def test_no_request_is_sent_whose_answer_might_find_no_room(linked: Linkin
 async def test_a_lost_owner_fails_everybody_who_waits_and_everybody_who_comes(linked: Linking) -> None:
     engine = FakeEngine()
     async with linked(engine) as both:
-        engine.hold()
-        inside = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
-        await asyncio.to_thread(engine.wait_until_inside)
+        inside = await hold_engine(engine, both)
         both.remote.unlink()
         with pytest.raises(Unavailable, match="was lost"):
             await inside
@@ -190,9 +190,7 @@ async def test_a_lost_front_end_takes_its_waiting_images_along(linked: Linking) 
 async def test_draining_answers_what_was_accepted_and_refuses_the_rest(linked: Linking) -> None:
     engine = FakeEngine()
     async with linked(engine) as both:
-        engine.hold()
-        inside = asyncio.ensure_future(both.remote.submit(0, images(1), soon()))
-        await asyncio.to_thread(engine.wait_until_inside)
+        inside = await hold_engine(engine, both)
         drained = asyncio.ensure_future(both.remote.drain(asyncio.Event()))
         await settle()
         with pytest.raises(Unavailable, match="draining"):
