@@ -49,11 +49,12 @@ log = logging.getLogger(__name__)
 # where so much waits that it matters no more. 64 callers with single images get a seventh to a third more of two cores
 # than where every arrival wakes an engine, at a lower latency; callers with many images as much as then.
 _REQUEST_S = 2e-4
+_BACKLOG_S = 8e-3
+
 # Likewise an engine waits up to so long while more requests are on their way: each engine call costs the others some
 # hand-overs of the interpreter, and 64 callers get a fifth to a third more where batches are not cut into slices of
 # three. A caller who is alone does not wait.
 _ARRIVAL_S = 1e-3
-_BACKLOG_S = 8e-3
 
 T = TypeVar("T")
 
@@ -168,7 +169,7 @@ class Batcher:
         self._engine_time = engine_time or EngineTime()
         # When each slot's call is expected to end; written by the engine threads, each its own entry.
         self._busy_until: dict[int, float] = dict.fromkeys(range(slots), -math.inf)
-        # Guards the queue and the four below it, which engine threads share with the loop. Held for microseconds.
+        # Guards all that follows, which engine threads share with the loop. Held for microseconds.
         self._condition = threading.Condition()
         self._queue = Queue(queue_images)
         self._working = 0

@@ -127,7 +127,7 @@ def _tune(path: Path, tuner: Tuner, architecture: str, selection: Selection, con
         return Tuning(slots=selection.slots, batch=selection.batch)
     if config.slots and config.max_batch:
         return Tuning(slots=config.slots, batch=config.max_batch)
-    most_slots = config.slots or selection.slots
+    most_slots = 1 if config.slots else selection.slots  # where it is configured, it need not be measured
     with _as_startup_errors(path):
         return tuner.tune((architecture, selection.file), selection.open, most_slots=most_slots)
 

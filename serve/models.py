@@ -67,19 +67,12 @@ class Models(Generic[AnyModel]):
         for versions in list(self._versions.values()):
             yield from list(versions.values())
 
-    def put(self, model: AnyModel) -> AnyModel | None:
-        """Serve a model from now on.
-
-        Returns:
-            The model that was served under that name and version before.
-        """
-        versions = dict(self._versions.get(model.description.name, {}))
-        replaced = versions.pop(model.description.version, None)
-        versions[model.description.version] = model
+    def put(self, model: AnyModel) -> None:
+        """Serve a model from now on, in the place of one of its name and version."""
+        versions = self._versions.get(model.description.name, {}) | {model.description.version: model}
         # Newest first, so that the first one is the one that answers without a version.
         ordered = sorted(versions, key=int, reverse=True)
         self._versions[model.description.name] = {version: versions[version] for version in ordered}
-        return replaced
 
     def replace(self, models: Iterable[AnyModel], loads: Mapping[str, Loads]) -> None:
         """Serve these from now on, and no others; another process has loaded them."""

@@ -64,6 +64,8 @@ def tune(open_engine: OpenEngine, *, most_slots: int, clock: Callable[[], float]
     with open_engine() as engine:
         rates = {size: size / (seconds + _BATCHER_S) for size, seconds in _calls(engine, clock)}
     batch = min(_within(_ENOUGH, rates))
+    if most_slots == 1:
+        return Tuning(slots=1, batch=batch)
     rounds = [
         {slots: _side_by_side(open_engine, slots, batch) for slots in _doubling(most_slots)} for _ in range(_ROUNDS)
     ]

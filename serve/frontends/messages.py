@@ -83,9 +83,8 @@ def plain(kind: int, number: int = 0) -> Parts:
 
 def answer(call: int, given: Answer) -> Parts:
     """What the engines gave."""
-    return _HEAD.pack(ANSWER, given.batch_size, call, given.queue_s, given.compute_s), given.probabilities.data.cast(
-        "B"
-    )
+    head = _HEAD.pack(ANSWER, given.batch_size, call, given.queue_s, given.compute_s)
+    return head, given.probabilities.data.cast("B")
 
 
 def answer_bytes(images: int) -> int:
