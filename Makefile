@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := protos/digits/v1/digits.proto protos/inference/inference.proto
-SOURCES := train export bundle serve protos clients benchmarks tests notebooks demo.py
+SOURCES := train export bundle serve protos imaging clients benchmarks tests notebooks demo.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint format types bench gpu-check proto clean
@@ -52,7 +52,7 @@ clean: ## Remove the virtual environment and caches; runs/ and data/ stay
 # Each stamp says what has been installed; the whole includes what serving needs.
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: about 3 GB to download, some minutes without a word"
-	$(call install,cpu$(comma)client$(comma)train$(comma)export$(comma)dev,.venv)
+	$(call install,cpu$(comma)train$(comma)export$(comma)dev,.venv)
 	@touch .venv/serving $@
 
 .venv/serving: pyproject.toml constraints.txt

@@ -10,7 +10,7 @@ import tyro
 from clients.access import AccessOptions
 from clients.answers import Prediction
 from clients.client import DEFAULT_TIMEOUT_S, DigitClient
-from clients.errors import DigitError, InvalidImages
+from clients.errors import DigitError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Options:
 def classify(options: Options) -> bool:
     """Print one line per picture; returns whether all were classified."""
     try:
-        from clients import images
+        import imaging
     except ModuleNotFoundError as error:
-        raise DigitError(f"{error.name} is not installed; `pip install '.[client]'` brings it") from error
+        raise DigitError(f"{error.name} is not installed; `pip install '.[pictures]'` brings it") from error
     width = max(len(str(path)) for path in options.pictures)
     head = f"{'picture':{width}}  digit  probability  candidates"
     complete = True
@@ -46,14 +46,18 @@ def classify(options: Options) -> bool:
     with DigitClient(options.address, timeout_s=options.timeout_s, tls=tls, token=token) as client:
         for path in options.pictures:
             try:
-                answer = client.classify(images.load(path), top_k=options.top_k)
+                (digit,) = imaging.read(path.read_bytes())
+                answer = client.classify(digit.pixels, top_k=options.top_k)
                 if head:
                     print(head)
                     head = ""
                 print(f"{path!s:{width}}  {_row(answer.predictions[0])}")
-            except InvalidImages as error:
+            except OSError as error:
                 complete = False
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {path}: cannot be read: {error.strerror}", file=sys.stderr)
+            except imaging.PictureError as error:
+                complete = False
+                print(f"error: {path}: {error}", file=sys.stderr)
     return complete
 
 

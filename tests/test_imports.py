@@ -18,8 +18,9 @@ OURS = {
                "bundle", "serve.engines", "serve.errors"),  # parity runs on the very code that serves
     "bundle": (),
     "protos": (),
-    "serve": ("protos", "bundle"),
-    "clients": ("protos",),
+    "serve": ("protos", "bundle", "imaging"),
+    "clients": ("protos", "imaging"),
+    "imaging": (),
 }  # fmt: skip
 
 # What a checkout has besides, and an installation has not.

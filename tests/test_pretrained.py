@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import imaging
 import train.checkpoint
 import train.data
 from bundle import Bundle
 from clients import DigitClient
-from clients.images import load
 from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, INT8_GRAPH, open_onnx_runtime
 from train.errors import DataError
 from train.inference import accuracy
@@ -60,7 +60,10 @@ def test_without_an_argument_the_champion_is_served() -> None:
         try:
             word, address = process.stdout.readline().split()
             assert word == "ready"
-            pictures = [load(ROOT / "clients/examples" / f"{name}.png") for name in ("three", "seven")]
+            pictures = [
+                imaging.read((ROOT / "clients/examples" / f"{name}.png").read_bytes())[0].pixels
+                for name in ("three", "seven")
+            ]
             with DigitClient(address) as client:
                 answer = client.classify(np.stack(pictures))
             assert answer.digits.tolist() == [3, 7]

@@ -61,7 +61,7 @@ def test_a_missing_picture_and_a_text_are_named_and_the_others_classified(addres
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [str(pictures[0]), str(pictures[1])]
     assert done.stderr.splitlines() == [
-        f"error: {tmp_path / 'nope.png'}: cannot be read as a picture: No such file or directory",
+        f"error: {tmp_path / 'nope.png'}: cannot be read: No such file or directory",
         f"error: {tmp_path / 'letter.png'}: no picture that can be read; PNG, JPEG, WebP, BMP, TIFF or GIF is expected",
     ]
 

@@ -87,7 +87,8 @@ def test_a_front_end_that_dies_costs_its_own_connections_and_is_started_again(bu
         assert all(map(answers, channels))
         owner, first, second = children(server)
         first.kill()
-        wait_for(lambda: len(children(server)) == 3, "a new front end")
+        # The dead one counts among the children until the supervisor has noticed.
+        wait_for(lambda: first not in children(server) and len(children(server)) == 3, "a new front end")
         assert {owner, second} < set(children(server))
         for channel in channels:
             wait_for(lambda channel=channel: answers(channel), "every caller is answered again")
@@ -103,6 +104,7 @@ def test_callers_of_an_owner_that_dies_are_told_and_a_new_one_serves(bundle: Pat
             owner.kill()
             codes = {call.exception().code() for call in calls if call.exception()}  # type: ignore[union-attr]
         assert codes <= {grpc.StatusCode.UNAVAILABLE}
+        wait_for(lambda: owner not in children(server) and len(children(server)) == 3, "a new owner")
         wait_for(lambda: all(map(is_serving, channels)), "health is good again")
         assert all(map(answers, channels))
         assert set(fronts) < set(children(server))
