@@ -1,12 +1,10 @@
 """What a server may ask of its callers: to speak TLS, to show a certificate, to know a token."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import grpc.aio
 
 from clients.errors import DigitError
 
@@ -18,14 +16,17 @@ class Tls:
     """PEM files for an encrypted connection.
 
     Attributes:
-        root: The certificates that vouch for the server. Its own certificate must be for the address that is called.
+        root: The certificates that vouch for the server. Its own must be for the address that is called, or for
+            `server_name`.
         cert: The client's certificate, where the server asks for one.
         key: Its private key.
+        server_name: The name that the server's certificate is for, where that is not the address.
     """
 
     root: Path
     cert: Path | None = None
     key: Path | None = None
+    server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What gRPC opens a channel with.
@@ -37,20 +38,6 @@ class Tls:
             raise DigitError("a client certificate needs its private key, and the other way round; give both or none")
         root, key, cert = (None if path is None else _read(path) for path in (self.root, self.key, self.cert))
         return grpc.ssl_channel_credentials(root, key, cert)
-
-
-def open_channel(address: str, tls: Tls | None, options: Sequence[tuple[str, str | int]]) -> grpc.Channel:
-    """A channel for synchronous calls."""
-    if tls is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, tls.credentials(), options=options)
-
-
-def open_aio_channel(address: str, tls: Tls | None, options: Sequence[tuple[str, str | int]]) -> grpc.aio.Channel:
-    """A channel for asynchronous calls."""
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, tls.credentials(), options=options)
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:

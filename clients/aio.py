@@ -9,28 +9,38 @@ import grpc
 import grpc.aio
 import numpy.typing as npt
 
-from clients import access, wire
+from clients import channel, coalesce, health, wire
 from clients.access import Tls
 from clients.answers import Classification, ModelInfo
-from clients.client import DEFAULT_TIMEOUT_S
-from clients.errors import DigitError, from_status
+from clients.calls import DEFAULT_TIMEOUT_S, Call, Caller
+from clients.channel import Address
+from clients.coalesce import Coalescer, Kind
+from clients.errors import DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 
 class AsyncDigitClient:
-    """Calls one digit server from one event loop; any number of calls may be under way at once.
+    """Calls digit servers from one event loop; any number of calls may be under way at once.
 
     An asynchronous context manager. Deadlines and retries are those of `DigitClient`, and so are the arguments.
     """
 
     def __init__(
-        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None, token: str | None = None
+        self,
+        address: Address,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+        token: str | None = None,
+        coalesce: bool = False,
     ) -> None:
         self.address = address
-        self.timeout_s = timeout_s
-        self._metadata = access.metadata(token)
-        self._channel = access.open_aio_channel(address, tls, wire.CHANNEL_OPTIONS)
+        self._caller = Caller(address, timeout_s, token)
+        self._coalescer = Coalescer() if coalesce else None
+        self._senders: set[asyncio.Task[None]] = set()
+        self._channel = channel.open_aio_channel(address, tls)
         self._stub = digits_pb2_grpc.DigitRecognizerStub(self._channel)
+        self._watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(health.WATCH)
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,9 +65,13 @@ class AsyncDigitClient:
     ) -> Classification:
         """See `DigitClient.classify`."""
         request = wire.to_request(images, model=model, version=version, top_k=top_k)
-        return wire.from_response(await self._call(self._stub.Classify, request, timeout_s))
+        call = self._caller.call(timeout_s)
+        if self._coalescer and wire.count(request) <= coalesce.MOST_IMAGES:
+            return await self._share(self._coalescer, request, call)
+        responses = [await self._call(self._stub.Classify, each, call) for each in wire.split(request)]
+        return wire.join([wire.from_response(each) for each in responses])
 
-    async def classify_stream(
+    async def stream(
         self,
         batches: AsyncIterable[npt.ArrayLike],
         *,
@@ -66,7 +80,7 @@ class AsyncDigitClient:
         version: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Classification | DigitError]:
-        """See `DigitClient.classify_stream`; the batches are taken by a task of their own."""
+        """See `DigitClient.stream`; the batches are taken by a task of their own."""
         failed: list[Exception] = []
 
         async def requests() -> AsyncIterator[digits_pb2.ClassifyRequest]:
@@ -75,41 +89,82 @@ class AsyncDigitClient:
                     yield wire.to_request(images, model=model, version=version, top_k=top_k)
             except Exception as error:  # in gRPC's task, which would only log it
                 failed.append(error)
-                call.cancel()
+                answers.cancel()
 
-        timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
-        call = self._stub.ClassifyStream(requests(), timeout=timeout, metadata=self._metadata)
+        call = self._caller.call(timeout_s)
+        answers = self._stub.ClassifyStream(requests(), timeout=call.timeout_s, metadata=call.metadata)
         try:
-            async for response in call:
-                yield wire.from_streamed(self.address, response)
+            async for response in answers:
+                yield wire.from_streamed(call, response)
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             if failed:
                 raise failed[0] from None
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise from_status(self.address, error.code(), error.details()) from error
+            raise call.error(error.code(), error.details()) from error
         finally:
-            call.cancel()
+            answers.cancel()
 
     async def get_model(self, *, model: str = "", version: str = "", timeout_s: float | None = None) -> ModelInfo:
         """See `DigitClient.get_model`."""
         request = digits_pb2.GetModelRequest(model=model, version=version)
-        return wire.from_model(await self._call(self._stub.GetModel, request, timeout_s))
+        return wire.from_model(await self._call(self._stub.GetModel, request, self._caller.call(timeout_s)))
+
+    async def wait_until_ready(self, timeout_s: float | None = None) -> None:
+        """See `DigitClient.wait_until_ready`."""
+        call = self._caller.call(timeout_s)
+        while True:
+            statuses = self._watch(health.REQUEST, timeout=call.timeout_s, metadata=call.metadata, wait_for_ready=True)
+            try:
+                async for status in statuses:
+                    if status == health.SERVING:
+                        return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    raise call.error(error.code(), error.details()) from error
+            finally:
+                statuses.cancel()
+
+    async def _share(self, coalescer: Coalescer, request: digits_pb2.ClassifyRequest, call: Call) -> Classification:
+        """Classify along with other callers' images."""
+        answer: asyncio.Future[Classification] = asyncio.get_running_loop().create_future()
+        part = wire.to_part(request, call, answer)
+        if coalescer.add(part):
+            # It begins once every task that can run now has run, so that they leave together.
+            sender = asyncio.create_task(self._send(coalescer, part.kind))
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        try:
+            async with asyncio.timeout(call.timeout_s):
+                return await answer
+        except TimeoutError:
+            raise call.error(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
+        finally:
+            coalescer.withdraw(part)
+
+    async def _send(self, coalescer: Coalescer, kind: Kind) -> None:
+        """Send what calls of a kind have gathered, until there is nothing more."""
+        while parts := coalescer.take(kind):
+            try:
+                call = self._caller.until(max(part.deadline for part in parts))
+                response = await self._call(self._stub.Classify, wire.to_shared(parts), call)
+                coalescer.answer(parts, wire.from_response(response))
+            except Exception as error:  # in a task of ours, while the callers wait
+                coalescer.fail(parts, error)
 
     async def _call(
         self,
         method: "grpc.aio.UnaryUnaryMultiCallable[wire.Request, wire.Response]",
         request: wire.Request,
-        timeout_s: float | None,
+        call: Call,
     ) -> wire.Response:
         try:
-            timeout = wire.check_timeout(self.timeout_s if timeout_s is None else timeout_s)
-            return await method(request, timeout=timeout, metadata=self._metadata)
+            return await method(request, timeout=call.timeout_s, metadata=call.metadata)
         except grpc.aio.AioRpcError as error:
-            raise from_status(self.address, error.code(), error.details()) from error
+            raise call.error(error.code(), error.details()) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
             # Nobody cancelled the caller: the connection was closed under the call.
-            raise from_status(self.address, grpc.StatusCode.CANCELLED, "the client was closed") from error
+            raise call.error(grpc.StatusCode.CANCELLED, "the client was closed") from error

@@ -28,14 +28,12 @@ import tyro
 from clients import access
 from clients.access import AccessOptions
 from clients.answers import ModelInfo
+from clients.channel import open_aio_channel
 from clients.client import DigitClient
 from clients.errors import DigitError
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-
-# Retries would hide refusals, and their waiting would count as latency.
-_CHANNEL_OPTIONS = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 64 << 20)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,8 @@ async def measure(options: Options, concurrency: int) -> Level:
     start = time.perf_counter() + options.warmup_s
     recording = _Recording(start=start, stop=start + options.duration_s)
     metadata = access.metadata(options.access.token())
-    async with access.open_aio_channel(options.address, options.access.tls(), _CHANNEL_OPTIONS) as channel:
+    # Repeated calls would hide refusals, and their waiting would count as latency.
+    async with open_aio_channel(options.address, options.access.tls(), retry=False) as channel:
         stub = digits_pb2_grpc.DigitRecognizerStub(channel)
         classify = functools.partial(stub.Classify, request, timeout=options.timeout_s, metadata=metadata)
         async with asyncio.TaskGroup() as callers:

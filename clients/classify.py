@@ -9,7 +9,8 @@ import tyro
 
 from clients.access import AccessOptions
 from clients.answers import Prediction
-from clients.client import DEFAULT_TIMEOUT_S, DigitClient
+from clients.calls import DEFAULT_TIMEOUT_S
+from clients.client import DigitClient
 from clients.errors import DigitError
 
 

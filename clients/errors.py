@@ -7,6 +7,7 @@ DigitError
 ├── ServerBusy          the server's queue is full, retries included; try later or elsewhere
 ├── TimedOut            no answer within the deadline
 ├── ServerUnavailable   nothing answers at the address, or the server is starting or draining, retries included
+├── ProtocolMismatch    what answers is no digit server, or encryption is not what both ends expect; do not retry
 └── ServerError         the server failed on this call
 """
 
@@ -14,11 +15,17 @@ import grpc
 
 
 class DigitError(Exception):
-    """Base of everything that a client raises. `code` is the gRPC status, None when nothing was sent."""
+    """Base of everything that a client raises.
 
-    def __init__(self, message: str, *, code: grpc.StatusCode | None = None) -> None:
+    Attributes:
+        code: The gRPC status, None when nothing was sent.
+        request_id: What the call was named to the server, whose log may know more; empty when nothing was sent.
+    """
+
+    def __init__(self, message: str, *, code: grpc.StatusCode | None = None, request_id: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.request_id = request_id
 
 
 class InvalidImages(DigitError):
@@ -45,6 +52,10 @@ class ServerUnavailable(DigitError):
     """No server could be reached at the address, or it does not take requests."""
 
 
+class ProtocolMismatch(DigitError):
+    """What answers at the address is no digit server, or encryption is not what both ends expect."""
+
+
 class ServerError(DigitError):
     """The server failed on this call."""
 
@@ -56,12 +67,51 @@ _CLASSES: dict[grpc.StatusCode, type[DigitError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
+    grpc.StatusCode.UNIMPLEMENTED: ProtocolMismatch,
 }
 
+# What gRPC has no status for. Its own words, the class they deserve, and what to do.
+_BY_DETAILS: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max", InvalidImages, "send fewer images in one request"),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "Failed parsing HTTP/2",
+        ProtocolMismatch,
+        "what listens there speaks no gRPC; is it the server's port for metrics, or another program's?",
+    ),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "WRONG_VERSION_NUMBER",
+        ProtocolMismatch,
+        "what listens there does not encrypt; leave out the TLS files if that is intended",
+    ),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "CERTIFICATE_VERIFY_FAILED",
+        ProtocolMismatch,
+        "the root certificates given do not vouch for this server, or a certificate has expired",
+    ),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "Hostname Verification Check failed",
+        ProtocolMismatch,
+        "the server's certificate is for another name; call it by that, or give it as the server name of TLS",
+    ),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "failed to connect to all addresses; last error: UNAVAILABLE: ",
+        ServerUnavailable,
+        "it hangs up at once; if it encrypts, TLS files are needed",
+    ),
+)
 
-def from_status(address: str, code: grpc.StatusCode, details: str | None) -> DigitError:
+
+def from_status(address: str, code: grpc.StatusCode, details: str | None, request_id: str = "") -> DigitError:
     """The exception for a call to `address` that ended with `code`."""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (details or ""):
-        # gRPC's own limit on the size of a message has no status of its own.
-        return InvalidImages(f"{address}: too many images in one request: {details}; send several requests", code=code)
-    return _CLASSES.get(code, ServerError)(f"{address}: {code.name}: {details or 'no details'}", code=code)
+    details = details or "no details"
+    for other_code, words, kind, advice in _BY_DETAILS:
+        if code is other_code and words in details:
+            return kind(f"{address}: {code.name}: {details}; {advice}", code=code, request_id=request_id)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"{details}; this server does not know the method: is it a digit server, and a recent one?"
+    return _CLASSES.get(code, ServerError)(f"{address}: {code.name}: {details}", code=code, request_id=request_id)

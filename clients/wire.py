@@ -1,7 +1,9 @@
-"""Between arrays and messages, and what a channel needs to know. Shared by the sync and the async client."""
+"""Between arrays and messages. Shared by the sync and the async client."""
 
-import json
-import math
+import asyncio
+import itertools
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
 import grpc
@@ -10,49 +12,16 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from clients.answers import Candidate, Classification, ModelInfo, Prediction
-from clients.errors import DigitError, InvalidImages, from_status
+from clients.calls import Call
+from clients.coalesce import IMAGE_BYTES, Kind, Part
+from clients.errors import DigitError, InvalidImages
 from protos.digits.v1 import digits_pb2
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
-# Classify and GetModel change nothing on the server, so a call that was not answered can be sent again. The server
-# says with `grpc-retry-pushback-ms` when, if it is busy; gRPC obeys that by itself. A deadline is never retried.
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": digits_pb2.DESCRIPTOR.services_by_name["DigitRecognizer"].full_name}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                # CANCELLED is what gRPC tells calls that arrive in the very moment in which a server closes.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-            },
-        }
-    ],
-    # When more than half of the calls fail, retrying stops: it would only add to the load.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
-}
-
-CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # A request that does not fit into this buffer is sent once only; gRPC's default holds 334 images.
-    ("grpc.per_rpc_retry_buffer_size", 64 << 20),
-    ("grpc.max_receive_message_length", 64 << 20),
-]
-
-
-def check_timeout(timeout_s: float) -> float:
-    """`timeout_s` itself: every call has a deadline.
-
-    Raises:
-        InvalidImages: It is no time that can pass.
-    """
-    if not 0 < timeout_s < math.inf:
-        raise InvalidImages(f"timeout_s is {timeout_s}; a finite number of seconds above 0 was expected")
-    return timeout_s
+# What a server takes in one request unless it was told otherwise.
+MOST_IMAGES = 1024
 
 
 def to_request(images: npt.ArrayLike, *, model: str, version: str, top_k: int) -> digits_pb2.ClassifyRequest:
@@ -76,6 +45,57 @@ def to_request(images: npt.ArrayLike, *, model: str, version: str, top_k: int) -
     return digits_pb2.ClassifyRequest(model=model, version=version, pixels=pixels.tobytes(), top_k=top_k)
 
 
+def count(request: digits_pb2.ClassifyRequest) -> int:
+    """How many images it has."""
+    return len(request.pixels) // IMAGE_BYTES
+
+
+def split(request: digits_pb2.ClassifyRequest) -> list[digits_pb2.ClassifyRequest]:
+    """The request in pieces that servers take."""
+    if count(request) <= MOST_IMAGES:
+        return [request]
+    pixels, most = request.pixels, MOST_IMAGES * IMAGE_BYTES
+    return [
+        digits_pb2.ClassifyRequest(
+            model=request.model, version=request.version, top_k=request.top_k, pixels=pixels[start : start + most]
+        )
+        for start in range(0, len(pixels), most)
+    ]
+
+
+def join(answers: Sequence[Classification]) -> Classification:
+    """The answer to a request that was sent in pieces."""
+    if len(answers) == 1:
+        return answers[0]
+    return Classification(
+        predictions=tuple(itertools.chain.from_iterable(each.predictions for each in answers)),
+        model=_all_of(each.model for each in answers),
+        version=_all_of(each.version for each in answers),
+        queue_s=sum(each.queue_s for each in answers),
+        compute_s=sum(each.compute_s for each in answers),
+        batch_size=max(each.batch_size for each in answers),
+    )
+
+
+def _all_of(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def to_part(
+    request: digits_pb2.ClassifyRequest, call: Call, answer: "Future[Classification] | asyncio.Future[Classification]"
+) -> Part:
+    """The request as a part of a larger one."""
+    kind = Kind(request.model, request.version, request.top_k)
+    return Part(kind=kind, pixels=request.pixels, deadline=call.deadline, answer=answer)
+
+
+def to_shared(parts: Sequence[Part]) -> digits_pb2.ClassifyRequest:
+    """The request of all of them."""
+    model, version, top_k = parts[0].kind
+    pixels = b"".join(part.pixels for part in parts)
+    return digits_pb2.ClassifyRequest(model=model, version=version, top_k=top_k, pixels=pixels)
+
+
 def from_response(response: digits_pb2.ClassifyResponse) -> Classification:
     """The answer in plain values."""
     return Classification(
@@ -88,13 +108,13 @@ def from_response(response: digits_pb2.ClassifyResponse) -> Classification:
     )
 
 
-def from_streamed(address: str, response: digits_pb2.ClassifyStreamResponse) -> Classification | DigitError:
+def from_streamed(call: Call, response: digits_pb2.ClassifyStreamResponse) -> Classification | DigitError:
     """The answer in a stream in plain values, or the exception that `classify` would have raised."""
     if response.WhichOneof("result") == "response":
         return from_response(response.response)
     refusal = response.refusal
     code = next((each for each in grpc.StatusCode if each.value[0] == refusal.code), grpc.StatusCode.UNKNOWN)
-    return from_status(address, code, refusal.message)
+    return call.error(code, refusal.message)
 
 
 def from_model(model: digits_pb2.Model) -> ModelInfo:

@@ -1,5 +1,6 @@
 """Real servers for the clients: the project's own in a process of its own, and a small one that does as it is told."""
 
+import asyncio
 import dataclasses
 import socket
 import threading
@@ -8,11 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from clients import AsyncDigitClient, DigitClient
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.process import server_process
 
@@ -64,6 +68,7 @@ class Call:
     request: digits_pb2.ClassifyRequest
     arrived: float
     time_remaining: float | None
+    request_id: str
 
 
 class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
@@ -76,9 +81,16 @@ class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
         self.pushback_ms: int | None = None
         self.hold = threading.Event()
         self.hold.set()
+        self.health = health.HealthServicer()
+        self.report(serving=True)
+
+    def report(self, *, serving: bool) -> None:
+        """Say to those who watch whether digits are recognised."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        self.health.set("digits.v1.DigitRecognizer", status)
 
     def Classify(self, request, context):
-        self.calls.append(Call(request, time.monotonic(), context.time_remaining()))
+        self._record(request, context)
         self.hold.wait(timeout=20)
         if self.statuses:
             if self.pushback_ms is not None:
@@ -90,23 +102,40 @@ class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
         return digits_pb2.ClassifyResponse(model="told", version="1", predictions=predictions)
 
     def GetModel(self, request, context):
-        self.calls.append(Call(request, time.monotonic(), context.time_remaining()))
+        self._record(request, context)
         return digits_pb2.Model(name="told", version="1")
+
+    def _record(self, request, context):
+        request_id = dict(context.invocation_metadata()).get("x-request-id", "")
+        self.calls.append(Call(request, time.monotonic(), context.time_remaining(), request_id))
+
+    @contextmanager
+    def serve(self, address: str = "127.0.0.1:0") -> Iterator["ObedientServer"]:
+        """Listen; on a free port unless one is named."""
+        server = grpc.server(ThreadPoolExecutor(8))
+        digits_pb2_grpc.add_DigitRecognizerServicer_to_server(self, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+        server.start()
+        try:
+            yield self
+        finally:
+            self.hold.set()
+            server.stop(grace=None).wait()
 
 
 @pytest.fixture
 def obedient() -> Iterator[ObedientServer]:
     """A gRPC server on a free port that does as the test tells it."""
-    servicer = ObedientServer()
-    server = grpc.server(ThreadPoolExecutor(8))
-    digits_pb2_grpc.add_DigitRecognizerServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
-        yield servicer
-    finally:
-        servicer.hold.set()
-        server.stop(grace=None).wait()
+    with ObedientServer().serve() as server:
+        yield server
+
+
+@pytest.fixture
+def another() -> Iterator[ObedientServer]:
+    """Another one."""
+    with ObedientServer().serve() as server:
+        yield server
 
 
 @pytest.fixture
@@ -114,3 +143,25 @@ def free_address() -> str:
     """A port of this machine that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+Ask = Callable[..., Any]
+
+
+def ask_sync(method: str, address: str, *arguments: object, **options: object) -> Any:
+    with DigitClient(address) as client:
+        return getattr(client, method)(*arguments, **options)
+
+
+def ask_async(method: str, address: str, *arguments: object, **options: object) -> Any:
+    async def ask() -> Any:
+        async with AsyncDigitClient(address) as client:
+            return await getattr(client, method)(*arguments, **options)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[ask_sync, ask_async], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """`ask("classify", address, images, ...)` makes one call with a client of its own."""
+    return request.param

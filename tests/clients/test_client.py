@@ -3,10 +3,8 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -28,27 +26,6 @@ from clients import (
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 ONE = np.zeros((28, 28), np.uint8)
-
-Ask = Callable[..., Any]
-
-
-def ask_sync(method: str, address: str, *arguments: object, **options: object) -> Any:
-    with DigitClient(address) as client:
-        return getattr(client, method)(*arguments, **options)
-
-
-def ask_async(method: str, address: str, *arguments: object, **options: object) -> Any:
-    async def ask() -> Any:
-        async with AsyncDigitClient(address) as client:
-            return await getattr(client, method)(*arguments, **options)
-
-    return asyncio.run(ask())
-
-
-@pytest.fixture(params=[ask_sync, ask_async], ids=["sync", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """`ask("classify", address, images, ...)` makes one call with a client of its own."""
-    return request.param
 
 
 def run_graph(bundle: Path, images: np.ndarray) -> np.ndarray:
@@ -194,17 +171,69 @@ def test_bytes_that_are_no_request_are_bad_input_too(address):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_more_images_than_the_limit_are_invalid_and_the_limit_is_named(ask, address):
-    with pytest.raises(InvalidImages, match="pixels holds 1025 images; at most 1024 are accepted") as caught:
-        ask("classify", address, np.zeros((1025, 28, 28), np.uint8))
-    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert str(caught.value).startswith(f"{address}: INVALID_ARGUMENT: ")
-    assert len(ask("classify", address, np.zeros((1024, 28, 28), np.uint8)).predictions) == 1024
+@pytest.mark.parametrize("images", [1025, 5000])
+def test_more_images_than_the_limit_are_invalid_and_the_limit_is_named(raw, images):
+    request = digits_pb2.ClassifyRequest(pixels=bytes(784 * images))
+    with pytest.raises(grpc.RpcError, match=f"pixels holds {images} images; at most 1024 are accepted") as caught:
+        raw.Classify(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_many_more_images_than_the_limit_are_invalid_as_well(ask, address):
-    with pytest.raises(InvalidImages, match="pixels holds 5000 images; at most 1024 are accepted"):
-        ask("classify", address, np.zeros((5000, 28, 28), np.uint8))
+def test_what_the_server_refuses_names_the_server_and_the_status(address, images):
+    with DigitClient(address) as client:
+        [refused] = client.stream([np.zeros((1025, 28, 28), np.uint8)])
+    assert isinstance(refused, InvalidImages)
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(refused).startswith(f"{address}: INVALID_ARGUMENT: pixels holds 1025 images; at most 1024 are accepted")
+
+
+# More images than a server takes at once
+
+
+def test_an_array_of_any_length_is_answered_in_order(ask, address, bundle, images):
+    many = np.tile(images, (65, 1, 1))
+    many[1020:1030] = many[:10]
+    answer = ask("classify", address, many, timeout_s=60)
+    np.testing.assert_array_equal(answer.digits, run_graph(bundle, many).argmax(axis=1))
+    assert (answer.model, answer.version) == ("compact", "1")
+
+
+def test_a_long_array_is_sent_in_pieces_under_one_deadline_and_one_name(ask, obedient):
+    obedient.statuses, obedient.pushback_ms = [grpc.StatusCode.RESOURCE_EXHAUSTED], 500
+    ask("classify", obedient.address, np.zeros((2500, 28, 28), np.uint8), top_k=3, model="m", timeout_s=30)
+    assert [len(call.request.pixels) // 784 for call in obedient.calls] == [1024, 1024, 1024, 452]
+    assert {(call.request.top_k, call.request.model) for call in obedient.calls} == {(3, "m")}
+    assert len({call.request_id for call in obedient.calls}) == 1
+    assert obedient.calls[-1].time_remaining < obedient.calls[0].time_remaining - 0.4
+
+
+def test_a_piece_that_fails_is_the_last_that_is_sent(ask, obedient):
+    obedient.statuses = [grpc.StatusCode.INTERNAL]
+    with pytest.raises(ServerError):
+        ask("classify", obedient.address, np.zeros((2500, 28, 28), np.uint8))
+    assert len(obedient.calls) == 1
+
+
+# Names of calls
+
+
+def test_each_call_has_a_name_which_its_exception_knows(ask, obedient):
+    obedient.statuses = [grpc.StatusCode.INTERNAL] * 2
+    names = []
+    for _ in range(2):
+        with pytest.raises(ServerError) as caught:
+            ask("classify", obedient.address, ONE)
+        names.append(caught.value.request_id)
+    assert names == [call.request_id for call in obedient.calls]
+    assert len(set(names)) == 2
+
+
+def test_every_attempt_of_a_call_has_its_name(ask, obedient):
+    obedient.statuses = [grpc.StatusCode.UNAVAILABLE]
+    ask("get_model", obedient.address)
+    ask("classify", obedient.address, ONE)
+    _, first, second = (call.request_id for call in obedient.calls)
+    assert first == second != ""
 
 
 # The other failures
@@ -400,11 +429,12 @@ def test_a_large_request_is_repeated_like_a_small_one(ask, obedient):
     assert len(obedient.calls) == 4
 
 
-def test_a_message_too_large_for_the_transport_is_the_callers_mistake(ask, address):
-    with pytest.raises(
-        InvalidImages, match=r"too many images in one request: .*larger than max.*send several requests"
+def test_a_message_too_large_for_the_transport_is_the_callers_mistake(address):
+    with (
+        DigitClient(address) as client,
+        pytest.raises(InvalidImages, match=r"larger than max.*send fewer images in one request"),
     ):
-        ask("classify", address, np.zeros((10_000, 28, 28), np.uint8), timeout_s=30)
+        list(client.stream([np.zeros((10_000, 28, 28), np.uint8)]))
 
 
 def test_an_error_inside_the_context_is_not_swallowed(obedient):

@@ -197,7 +197,7 @@ async def test_the_asynchronous_client_streams(serving: Serving) -> None:
             yield images(1 + seed % 3, seed)
 
     async with serving(FakeEngine()) as server, AsyncDigitClient(server.address) as client:
-        answers = [answer async for answer in client.classify_stream(batches(), top_k=1)]
+        answers = [answer async for answer in client.stream(batches(), top_k=1)]
     for seed, answer in enumerate(answers):
         assert isinstance(answer, Classification)
         np.testing.assert_array_equal(answer.digits, answer_for(images(1 + seed % 3, seed)).argmax(axis=1))
@@ -218,9 +218,9 @@ async def test_the_client_gives_refusals_in_their_place_and_raises_for_batches_t
 
     def work(address: str) -> list[Classification | DigitError]:
         with DigitClient(address) as client:
-            answers = list(client.classify_stream(batches()))
+            answers = list(client.stream(batches()))
             with pytest.raises(InvalidImages, match=r"images have shape \(3, 3\)"):
-                list(client.classify_stream(spoilt()))
+                list(client.stream(spoilt()))
         return answers
 
     async with serving(FakeEngine(), max_images_per_request=8) as server:
@@ -235,7 +235,7 @@ async def test_the_client_gives_refusals_in_their_place_and_raises_for_batches_t
 async def test_a_server_that_is_away_is_an_error_of_the_stream() -> None:
     def work() -> None:
         with DigitClient("127.0.0.1:9") as client:
-            list(client.classify_stream(iter([images(1)]), timeout_s=2))
+            list(client.stream(iter([images(1)]), timeout_s=2))
 
     with pytest.raises(DigitError):
         await asyncio.to_thread(work)

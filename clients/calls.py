@@ -1,0 +1,73 @@
+"""A call of the user's, synchronous or not: its deadline, what it brings along, the exception when it fails."""
+
+import math
+import secrets
+import time
+from dataclasses import dataclass
+
+import grpc
+
+from clients import access
+from clients.channel import Address
+from clients.errors import DigitError, InvalidImages, from_status
+
+DEFAULT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call, which may take several requests.
+
+    Attributes:
+        address: Where it goes, for messages.
+        deadline: When it is given up, by the monotonic clock.
+        request_id: What the server's log calls it.
+        metadata: What each request brings along.
+    """
+
+    address: str
+    deadline: float
+    request_id: str
+    metadata: tuple[tuple[str, str], ...]
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that are left. At least a millisecond: gRPC takes no time for an answer that can be given at once."""
+        return max(1e-3, self.deadline - time.monotonic())
+
+    def error(self, code: grpc.StatusCode, details: str | None) -> DigitError:
+        """The exception where a request ended with `code`."""
+        return from_status(self.address, code, details, self.request_id)
+
+
+class Caller:
+    """Makes the calls of one client.
+
+    Args:
+        address: Where they go.
+        timeout_s: Deadline of those that set none of their own.
+        token: What they bring along.
+    """
+
+    def __init__(self, address: Address, timeout_s: float, token: str | None) -> None:
+        self._address = address if isinstance(address, str) else ",".join(address)
+        self._timeout_s = timeout_s
+        self._metadata = access.metadata(token)
+
+    def call(self, timeout_s: float | None) -> Call:
+        """A call that begins now.
+
+        Raises:
+            InvalidImages: `timeout_s` is no time that can pass: every call has a deadline.
+        """
+        if timeout_s is None:
+            timeout_s = self._timeout_s
+        if not 0 < timeout_s < math.inf:
+            raise InvalidImages(f"timeout_s is {timeout_s}; a finite number of seconds above 0 was expected")
+        return self.until(time.monotonic() + timeout_s)
+
+    def until(self, deadline: float) -> Call:
+        """A call with a deadline by the monotonic clock."""
+        request_id = secrets.token_hex(8)
+        metadata = (*self._metadata, ("x-request-id", request_id))
+        return Call(address=self._address, deadline=deadline, request_id=request_id, metadata=metadata)
