@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import psutil
@@ -103,7 +103,7 @@ def _repeat(server: ServerProcess, options: Options) -> dict[str, float]:
             apart, shared = (_measure(server, load, share, callers, options.duration_s) for share in (False, True))
             figures |= {f"{name}, {what}": value for what, value in apart.items()}
             figures |= {f"{name}, coalescing, {what}": value for what, value in shared.items()}
-            figures[f"{name}, coalescing, times the requests"] = shared["images/s"] / apart["images/s"]
+            figures[f"{name}, coalescing, times the images/s"] = shared["images/s"] / apart["images/s"]
     return {name: round(value, 3) for name, value in figures.items()}
 
 

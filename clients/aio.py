@@ -9,13 +9,13 @@ import grpc
 import grpc.aio
 import numpy.typing as npt
 
-from clients import channel, coalesce, health, wire
+from clients import channel, health, wire
 from clients.access import Tls
 from clients.answers import Classification, ModelInfo
 from clients.calls import DEFAULT_TIMEOUT_S, Call, Caller
 from clients.channel import Address
-from clients.coalesce import Coalescer, Kind
-from clients.errors import DigitError
+from clients.coalesce import MOST_IMAGES, Coalescer, Kind
+from clients.errors import DigitError, TimedOut
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 
@@ -66,7 +66,7 @@ class AsyncDigitClient:
         """See `DigitClient.classify`."""
         request = wire.to_request(images, model=model, version=version, top_k=top_k)
         call = self._caller.call(timeout_s)
-        if self._coalescer and wire.count(request) <= coalesce.MOST_IMAGES:
+        if self._coalescer and wire.count(request) <= MOST_IMAGES:
             return await self._share(self._coalescer, request, call)
         responses = [await self._call(self._stub.Classify, each, call) for each in wire.split(request)]
         return wire.join([wire.from_response(each) for each in responses])
@@ -128,7 +128,7 @@ class AsyncDigitClient:
     async def _share(self, coalescer: Coalescer, request: digits_pb2.ClassifyRequest, call: Call) -> Classification:
         """Classify along with other callers' images."""
         answer: asyncio.Future[Classification] = asyncio.get_running_loop().create_future()
-        part = wire.to_part(request, call, answer)
+        part = wire.to_part(request, call.deadline, answer)
         if coalescer.add(part):
             # It begins once every task that can run now has run, so that they leave together.
             sender = asyncio.create_task(self._send(coalescer, part.kind))
@@ -138,7 +138,7 @@ class AsyncDigitClient:
             async with asyncio.timeout(call.timeout_s):
                 return await answer
         except TimeoutError:
-            raise call.error(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
+            raise TimedOut(f"{call.address}: no answer in time", code=grpc.StatusCode.DEADLINE_EXCEEDED) from None
         finally:
             coalescer.withdraw(part)
 

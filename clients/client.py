@@ -9,13 +9,13 @@ from typing import Self
 import grpc
 import numpy.typing as npt
 
-from clients import channel, coalesce, health, wire
+from clients import channel, health, wire
 from clients.access import Tls
 from clients.answers import Classification, ModelInfo
 from clients.calls import DEFAULT_TIMEOUT_S, Call, Caller
 from clients.channel import Address
-from clients.coalesce import Coalescer, Part
-from clients.errors import DigitError
+from clients.coalesce import MOST_IMAGES, Coalescer, Part
+from clients.errors import DigitError, TimedOut
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
 
@@ -92,7 +92,7 @@ class DigitClient:
         """
         request = wire.to_request(images, model=model, version=version, top_k=top_k)
         call = self._caller.call(timeout_s)
-        if self._coalescer and wire.count(request) <= coalesce.MOST_IMAGES:
+        if self._coalescer and wire.count(request) <= MOST_IMAGES:
             return self._share(self._coalescer, request, call)
         responses = [self._call(self._stub.Classify, each, call) for each in wire.split(request)]
         return wire.join([wire.from_response(each) for each in responses])
@@ -171,13 +171,13 @@ class DigitClient:
     def _share(self, coalescer: Coalescer, request: digits_pb2.ClassifyRequest, call: Call) -> Classification:
         """Classify along with other callers' images."""
         answer: Future[Classification] = Future()
-        part = wire.to_part(request, call, answer)
+        part = wire.to_part(request, call.deadline, answer)
         if coalescer.add(part):
             self._lead(coalescer, part)
         try:
             return answer.result(call.timeout_s)
         except TimeoutError:
-            raise call.error(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
+            raise TimedOut(f"{call.address}: no answer in time", code=grpc.StatusCode.DEADLINE_EXCEEDED) from None
         finally:
             coalescer.withdraw(part)
 

@@ -67,12 +67,22 @@ _CLASSES: dict[grpc.StatusCode, type[DigitError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusy,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
-    grpc.StatusCode.UNIMPLEMENTED: ProtocolMismatch,
 }
 
-# What gRPC has no status for. Its own words, the class they deserve, and what to do.
-_BY_DETAILS: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
-    (grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max", InvalidImages, "send fewer images in one request"),
+# What gRPC has no status of its own for: the status that it uses, words of its message, what that means, what to do.
+_FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
+    (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "larger than max",
+        InvalidImages,
+        "the message is too large; send fewer images in one request",
+    ),
+    (
+        grpc.StatusCode.UNIMPLEMENTED,
+        "",
+        ProtocolMismatch,
+        "the server does not know the method; is it a digit server, and a recent one?",
+    ),
     (
         grpc.StatusCode.UNAVAILABLE,
         "Failed parsing HTTP/2",
@@ -99,9 +109,15 @@ _BY_DETAILS: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
     ),
     (
         grpc.StatusCode.UNAVAILABLE,
-        "failed to connect to all addresses; last error: UNAVAILABLE: ",
+        "Connection refused",
         ServerUnavailable,
-        "it hangs up at once; if it encrypts, TLS files are needed",
+        "nothing listens there; is the server running, and on this port?",
+    ),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "last error: UNAVAILABLE: ",
+        ServerUnavailable,
+        "the server hangs up at once; if it encrypts, TLS files are needed",
     ),
 )
 
@@ -109,9 +125,9 @@ _BY_DETAILS: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
 def from_status(address: str, code: grpc.StatusCode, details: str | None, request_id: str = "") -> DigitError:
     """The exception for a call to `address` that ended with `code`."""
     details = details or "no details"
-    for other_code, words, kind, advice in _BY_DETAILS:
-        if code is other_code and words in details:
-            return kind(f"{address}: {code.name}: {details}; {advice}", code=code, request_id=request_id)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        details = f"{details}; this server does not know the method: is it a digit server, and a recent one?"
-    return _CLASSES.get(code, ServerError)(f"{address}: {code.name}: {details}", code=code, request_id=request_id)
+    kind = _CLASSES.get(code, ServerError)
+    for status, words, finer, meaning in _FINER:
+        if code is status and words in details:
+            kind, details = finer, f"{meaning} ({details})"
+            break
+    return kind(f"{address}: {code.name}: {details}", code=code, request_id=request_id)

@@ -82,11 +82,13 @@ def _all_of(names: Iterable[str]) -> str:
 
 
 def to_part(
-    request: digits_pb2.ClassifyRequest, call: Call, answer: "Future[Classification] | asyncio.Future[Classification]"
+    request: digits_pb2.ClassifyRequest,
+    deadline: float,
+    answer: "Future[Classification] | asyncio.Future[Classification]",
 ) -> Part:
     """The request as a part of a larger one."""
     kind = Kind(request.model, request.version, request.top_k)
-    return Part(kind=kind, pixels=request.pixels, deadline=call.deadline, answer=answer)
+    return Part(kind=kind, pixels=request.pixels, deadline=deadline, answer=answer)
 
 
 def to_shared(parts: Sequence[Part]) -> digits_pb2.ClassifyRequest:

@@ -276,7 +276,7 @@ def test_a_server_that_never_answers_does_not_hold_the_caller_beyond_its_deadlin
 
 
 def test_nothing_listening_is_unavailable_and_the_address_is_named(ask, free_address):
-    with pytest.raises(ServerUnavailable, match=f"{free_address}: UNAVAILABLE: ") as caught:
+    with pytest.raises(ServerUnavailable, match=f"{free_address}: UNAVAILABLE: nothing listens there") as caught:
         ask("classify", free_address, ONE, timeout_s=5)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
@@ -432,7 +432,7 @@ def test_a_large_request_is_repeated_like_a_small_one(ask, obedient):
 def test_a_message_too_large_for_the_transport_is_the_callers_mistake(address):
     with (
         DigitClient(address) as client,
-        pytest.raises(InvalidImages, match=r"larger than max.*send fewer images in one request"),
+        pytest.raises(InvalidImages, match=r"send fewer images in one request \(.*larger than max"),
     ):
         list(client.stream([np.zeros((10_000, 28, 28), np.uint8)]))
 
