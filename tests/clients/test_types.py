@@ -56,10 +56,9 @@ def installed(tmp_path_factory) -> Path:
 
 
 def check(installed: Path, program: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "program.py").write_text(program)
     words = ["-m", "mypy", "--strict", "--python-executable", installed, "--cache-dir", ROOT / ".mypy_cache" / "users"]
     return subprocess.run(
-        [sys.executable, *map(str, words), "program.py"],
+        [sys.executable, *map(str, words), "-c", program],
         cwd=folder,
         capture_output=True,
         text=True,
