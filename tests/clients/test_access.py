@@ -48,6 +48,7 @@ def test_both_clients_are_answered_call_and_stream(guarded, tls, images):
     with DigitClient(guarded, tls=tls, token=TOKEN) as client:
         digits = client.classify(images).digits
         assert [list(answer.digits) for answer in client.stream([images])] == [list(digits)]
+        client.wait_until_ready()
         assert client.get_model().name == "compact"
 
     async def ask() -> None:
