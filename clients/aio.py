@@ -1,7 +1,7 @@
 """The asynchronous client, the twin of `client.DigitClient`."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -70,6 +70,23 @@ class AsyncDigitClient:
             return await self._share(self._coalescer, request, call)
         responses = [await self._call(self._stub.Classify, each, call) for each in wire.split(request)]
         return wire.join([wire.from_response(each) for each in responses])
+
+    async def classify_pictures(
+        self,
+        pictures: Sequence[bytes],
+        *,
+        many: bool = False,
+        return_pixels: bool = False,
+        top_k: int = 0,
+        model: str = "",
+        version: str = "",
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """See `DigitClient.classify_pictures`."""
+        request = wire.to_picture_request(
+            pictures, many=many, return_pixels=return_pixels, model=model, version=version, top_k=top_k
+        )
+        return wire.from_response(await self._call(self._stub.Classify, request, self._caller.call(timeout_s)))
 
     async def stream(
         self,

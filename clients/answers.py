@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from imaging import Box
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -22,11 +24,19 @@ class Prediction:
         digit: The most probable digit.
         probabilities: float32 [10], in digit order.
         top: The `top_k` most probable digits, most probable first; empty when none were asked for.
+        image: For `classify_pictures`, as what follows: index of the picture that the digit is in.
+        box: What was cut out of the picture.
+        warnings: What is doubtful about it, in the words of `imaging.Warning`; empty when nothing is.
+        pixels: uint8 [28, 28], what the model was given, if that was asked for.
     """
 
     digit: int
     probabilities: npt.NDArray[np.float32]
     top: tuple[Candidate, ...]
+    image: int = 0
+    box: Box | None = None
+    warnings: tuple[str, ...] = ()
+    pixels: npt.NDArray[np.uint8] | None = None
 
     @property
     def probability(self) -> float:

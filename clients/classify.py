@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+import imaging
 from clients.access import AccessOptions
 from clients.answers import Prediction
 from clients.calls import DEFAULT_TIMEOUT_S
@@ -36,10 +37,6 @@ class Options:
 
 def classify(options: Options) -> bool:
     """Print one line per picture; returns whether all were classified."""
-    try:
-        import imaging
-    except ModuleNotFoundError as error:
-        raise DigitError(f"{error.name} is not installed; `pip install '.[pictures]'` brings it") from error
     width = max(len(str(path)) for path in options.pictures)
     head = f"{'picture':{width}}  digit  probability  candidates"
     complete = True
@@ -53,6 +50,8 @@ def classify(options: Options) -> bool:
                     print(head)
                     head = ""
                 print(f"{path!s:{width}}  {_row(answer.predictions[0])}")
+            except ModuleNotFoundError as error:
+                raise DigitError(f"{error.name} is not installed; `pip install '.[pictures]'` brings it") from error
             except OSError as error:
                 complete = False
                 print(f"error: {path}: cannot be read: {error.strerror}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """The synchronous client."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -96,6 +96,38 @@ class DigitClient:
             return self._share(self._coalescer, request, call)
         responses = [self._call(self._stub.Classify, each, call) for each in wire.split(request)]
         return wire.join([wire.from_response(each) for each in responses])
+
+    def classify_pictures(
+        self,
+        pictures: Sequence[bytes],
+        *,
+        many: bool = False,
+        return_pixels: bool = False,
+        top_k: int = 0,
+        model: str = "",
+        version: str = "",
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Classify the digits in pictures, which the server finds.
+
+        Args:
+            pictures: Contents of picture files: PNG, JPEG, WebP, BMP, TIFF or GIF; as many and as large as the server
+                allows.
+            many: Whether a picture may hold several digits, or none; there is then a prediction for each digit.
+            return_pixels: Whether the answer is to have the pixels that the model was given.
+            top_k: As in `classify`.
+            model: As in `classify`.
+            version: As in `classify`.
+            timeout_s: As in `classify`.
+
+        Raises:
+            DigitError: One of its children, see `clients.errors`; `ServerError` with code UNIMPLEMENTED if the server
+                reads no pictures.
+        """
+        request = wire.to_picture_request(
+            pictures, many=many, return_pixels=return_pixels, model=model, version=version, top_k=top_k
+        )
+        return wire.from_response(self._call(self._stub.Classify, request, self._caller.call(timeout_s)))
 
     def stream(
         self,

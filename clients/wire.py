@@ -15,6 +15,7 @@ from clients.answers import Candidate, Classification, ModelInfo, Prediction
 from clients.calls import Call
 from clients.coalesce import IMAGE_BYTES, Kind, Part
 from clients.errors import DigitError, InvalidImages
+from imaging import Box
 from protos.digits.v1 import digits_pb2
 
 Request = TypeVar("Request", bound=Message)
@@ -98,6 +99,28 @@ def to_shared(parts: Sequence[Part]) -> digits_pb2.ClassifyRequest:
     return digits_pb2.ClassifyRequest(model=model, version=version, top_k=top_k, pixels=pixels)
 
 
+def to_picture_request(
+    pictures: Sequence[bytes], *, many: bool, return_pixels: bool, model: str, version: str, top_k: int
+) -> digits_pb2.ClassifyRequest:
+    """The request for encoded pictures.
+
+    Raises:
+        InvalidImages: There are none; `top_k` is not 0 to 10.
+    """
+    if not 0 <= top_k <= 10:
+        raise InvalidImages(f"top_k is {top_k}; 0 to 10 was expected")
+    if isinstance(pictures, bytes) or not pictures:
+        raise InvalidImages("a sequence of at least one picture, each the bytes of a file, was expected")
+    return digits_pb2.ClassifyRequest(
+        model=model,
+        version=version,
+        encoded_images=pictures,
+        many=many,
+        return_pixels=return_pixels,
+        top_k=top_k,
+    )
+
+
 def from_response(response: digits_pb2.ClassifyResponse) -> Classification:
     """The answer in plain values."""
     return Classification(
@@ -142,4 +165,12 @@ def _prediction(message: digits_pb2.Prediction) -> Prediction:
         digit=message.digit,
         probabilities=np.array(message.probabilities, np.float32),
         top=tuple(Candidate(digit=each.digit, probability=each.probability) for each in message.top),
+        image=message.image,
+        box=_box(message.box) if message.HasField("box") else None,
+        warnings=tuple(message.warnings),
+        pixels=np.frombuffer(message.pixels, np.uint8).reshape(28, 28) if message.pixels else None,
     )
+
+
+def _box(message: digits_pb2.Box) -> Box:
+    return Box(left=message.left, top=message.top, width=message.width, height=message.height)

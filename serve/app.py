@@ -15,6 +15,7 @@ from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.frontends.supervisor import Supervisor
 from serve.local_model import check_bundle
+from serve.pictures import Pictures
 from serve.repository import scan
 from serve.rpc import tls, token
 from serve.rpc.arrival import Arrivals
@@ -36,10 +37,14 @@ class Server:
 
     def __init__(self, config: ServeConfig) -> None:
         arrivals = Arrivals()
+        self._grace_s = config.grace_s
         self.backend = Backend(config, on_change=self._report, arriving=lambda: arrivals.count)
         metrics = self.backend.metrics
         self._telemetry = Telemetry(config, metrics.count_call if metrics else None)
-        self._rpc = RpcServer(config, self.backend.models, self.backend.control, self._telemetry.observers, arrivals)
+        self._pictures = Pictures(config, metrics.count_picture) if metrics else Pictures(config)
+        self._rpc = RpcServer(
+            config, self.backend.models, self.backend.control, self._telemetry.observers, arrivals, self._pictures
+        )
 
     async def start(self) -> int:
         """Start serving.
@@ -68,7 +73,14 @@ class Server:
         Returns:
             Whether every accepted request was answered.
         """
-        drained = await self.backend.stop(hurry or asyncio.Event())
+        hurry = hurry or asyncio.Event()
+        grace = asyncio.get_running_loop().call_later(self._grace_s, hurry.set)
+        self.backend.withdraw()
+        # Pictures first: what is read of them is still to be classified.
+        drained = await self._pictures.drain(hurry)
+        drained = await self.backend.stop(hurry) and drained
+        grace.cancel()
+        await self._pictures.close()
         # The answers are there; handlers need a moment to send them.
         await self._rpc.stop(1.0)
         await self._telemetry.stop()

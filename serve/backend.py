@@ -106,21 +106,25 @@ class Backend:
             healthy[name] = healthy.get(name, self._ready) and not model.batcher.failed
         return healthy | {"": bool(healthy) and all(healthy.values())}
 
+    def withdraw(self) -> None:
+        """Report not ready from now on. Requests that come all the same are answered, until it is stopped."""
+        self._ready = False
+        self._on_change()
+
     async def stop(self, hurry: asyncio.Event) -> bool:
-        """Accept nothing new; what was accepted is answered within the configured grace.
+        """Accept nothing new; what was accepted is answered.
 
         Args:
-            hurry: Setting it ends the grace at once.
+            hurry: Setting it gives up what is not answered by then.
 
         Returns:
             Whether every accepted request was answered.
         """
-        self._ready = False
-        self._on_change()
+        self.withdraw()
         batchers = [model.batcher for model in self._loader.close()]
         drain = asyncio.ensure_future(_drain(batchers))
         unanswered = 0
-        if not await wait_unless(hurry, drain, timeout_s=self._config.grace_s):
+        if not await wait_unless(hurry, drain):
             drain.cancel()
             unanswered = sum(await asyncio.gather(*(batcher.abort() for batcher in batchers)))
             log.warning("stopped with %d requests unanswered", unanswered)

@@ -76,6 +76,21 @@ class ServeConfig:
     max_images_per_request: int = 1024
     """Most images in one request. A request larger than `max_batch` is split and answered whole."""
 
+    picture_workers: int = 2
+    """Most processes that read encoded pictures, one picture at a time each, started when there are pictures. 0 refuses
+    pictures. Worth raising where they wait and there are cores to spare; needs the extra `pictures`."""
+
+    max_picture_bytes: int = 4 << 20
+    """Most bytes of an encoded picture, and of all in a request if that is more than 4 MiB. Above the default callers
+    can send larger messages, and so fill more memory."""
+
+    max_pictures_per_request: int = 16
+    """Most encoded pictures in one request. Four times as many may be under way at once; a request that does not fit is
+    refused at once with RESOURCE_EXHAUSTED."""
+
+    max_picture_s: float = 5.0
+    """Seconds after which a picture is given up. The largest photographs take one or two."""
+
     max_calls: int = 4096
     """Most calls under way at once, waiting ones and health watches included; more are refused with
     RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each. One connection gets at
@@ -149,6 +164,10 @@ class ServeConfig:
             f"{self.max_images_per_request} (--max-images-per-request) to {1 << 20}, or a request might never fit",
         )
         self._check("max_queue_delay_us", 0 <= self.max_queue_delay_us <= 1_000_000, "0 to 1000000")
+        self._check("picture_workers", 0 <= self.picture_workers <= 256, "0 to 256")
+        self._check("max_picture_bytes", 1 <= self.max_picture_bytes <= 1 << 30, f"1 to {1 << 30}")
+        self._check("max_pictures_per_request", 1 <= self.max_pictures_per_request <= 1024, "1 to 1024")
+        self._check("max_picture_s", 0 < self.max_picture_s <= 3600, "above 0, up to 3600")
         self._check("max_calls", 1 <= self.max_calls <= 1 << 20, f"1 to {1 << 20}")
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
         self._check(

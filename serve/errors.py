@@ -5,18 +5,21 @@ ServeError
 │   └── CheckFailed          the model does not answer as its reference, or too slowly
 ├── LoadFailed           a model cannot be loaded while others are served; what was served still is
 ├── InvalidRequest       the caller sent something that can never be answered
+│   └── InvalidPicture       a picture among it that cannot be read
 ├── UnknownModel         the caller named a model or version that is not served
 ├── Unsupported          the caller asked for something that this server does not do, or was not told to do
 ├── Busy                 the same call may succeed a moment later
 │   ├── QueueFull            too many images wait
+│   ├── PictureQueueFull     too many pictures wait to be read
 │   └── DeadlineUnreachable  the answer would come after the caller's deadline
 ├── DeadlineExceeded     the caller's time ran out
 ├── Unavailable          the server is starting or broken; another one can be asked at once
 │   └── Draining             or is about to end, having been told to
+├── PictureFault         the process that was to read this request's pictures failed
 └── EngineFault          the engine failed on this request's batch
     └── EngineLost       and will fail on every other
 
-The text of every class but EngineFault reaches the caller; `rpc.status` maps the classes to gRPC.
+The text of every class but the faults reaches the caller; `rpc.status` maps the classes to gRPC.
 """
 
 
@@ -40,6 +43,10 @@ class InvalidRequest(ServeError):
     """The request breaks the contract of the wire."""
 
 
+class InvalidPicture(InvalidRequest):
+    """The request has a picture that cannot be read, or is too large, or takes too long."""
+
+
 class UnknownModel(ServeError):
     """The request names a model or version that is not served here."""
 
@@ -60,6 +67,10 @@ class QueueFull(Busy):
     """There is no room for the images."""
 
 
+class PictureQueueFull(Busy):
+    """There is no room for the pictures."""
+
+
 class DeadlineUnreachable(Busy):
     """What waits already, and the request itself, take longer than the caller is willing to wait."""
 
@@ -74,6 +85,10 @@ class Unavailable(ServeError):
 
 class Draining(Unavailable):
     """The server, or the model, is being stopped."""
+
+
+class PictureFault(ServeError):
+    """A process that reads pictures failed. The message is for the log, not for the caller."""
 
 
 class EngineFault(ServeError):

@@ -135,6 +135,7 @@ class Metrics(Collector):
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._refusals: dict[tuple[str, str, str, str], int] = {}
         self._seconds: dict[tuple[str, str, str], Histogram] = {}
+        self._pictures: dict[str, Histogram] = {}
         self._batchers: dict[tuple[str, str], ModelMetrics] = {}
 
     def registry(self) -> CollectorRegistry:
@@ -156,6 +157,12 @@ class Metrics(Collector):
         elif reason:
             refusal = (method, name, version, reason)
             self._refusals[refusal] = self._refusals.get(refusal, 0) + 1
+
+    def count_picture(self, result: str, seconds: float) -> None:
+        """A picture was read, or could not be, here or for a front end; see `imaging.pool.Observe`."""
+        if result not in self._pictures:
+            self._pictures[result] = Histogram(_SECONDS)
+        self._pictures[result].observe(seconds)
 
     def of(self, name: str, version: str) -> ModelMetrics:
         """What the batcher of a model reports to; the same again when the model is opened again."""
@@ -194,6 +201,14 @@ class Metrics(Collector):
         for key, histogram in list(self._seconds.items()):
             histogram.add_to(seconds, key)
         yield seconds
+        pictures = HistogramMetricFamily(
+            "digits_picture_seconds",
+            "Reading an encoded picture, by what came of it: read, refused for its content, too_slow, or failed.",
+            labels=("result",),
+        )
+        for result, histogram in list(self._pictures.items()):
+            histogram.add_to(pictures, (result,))
+        yield pictures
         yield from self._of_batchers()
         yield from self._of_models()
 

@@ -34,6 +34,8 @@ DOORS = {
     "scipy": ("train",),
     "torchmetrics": ("train",),
     "matplotlib": ("train",),
+    "PIL": ("imaging", "export"),
+    "cv2": ("imaging",),
     "jinja2": ("train", "export"),
     "onnx": ("export",),
     "onnxscript": ("export",),
@@ -54,6 +56,7 @@ STANDARD_LIBRARY_ONLY = ("bundle",)
 # What must not be loaded where a client or a server starts.
 TOO_HEAVY = (
     *("torch", "torchvision", "sklearn", "scipy", "torchmetrics", "matplotlib", "jinja2"),
+    *("PIL", "cv2"),
     *("onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "train", "export", "benchmarks"),
 )
 LIGHT = ("serve", "clients", "bundle")

@@ -10,6 +10,7 @@ from serve.frontends.link import Link, ring_bytes
 from serve.frontends.remote import Remote, RemoteModel
 from serve.model import Description
 from serve.models import Loads, Models
+from serve.pictures import Pictures
 from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
 from serve.rpc.telemetry import Telemetry
@@ -31,8 +32,12 @@ class Frontend:
             config,
             max_calls=math.ceil(calls / config.frontends),
             max_connections=connections and math.ceil(connections / config.frontends),
+            picture_workers=math.ceil(config.picture_workers / config.frontends),
         )
-        self._rpc = RpcServer(share, self._models, control, self._telemetry.observers, Arrivals(), shares_port=True)
+        self._pictures = Pictures(share, self._remote.count_picture)
+        self._rpc = RpcServer(
+            share, self._models, control, self._telemetry.observers, Arrivals(), self._pictures, shares_port=True
+        )
         self._served = asyncio.Event()
         self._draining = False
 
@@ -58,7 +63,10 @@ class Frontend:
         """Refuse what is new, and answer what was accepted; setting `hurry` ends that at once."""
         self._draining = True
         self._report_all_lost()
-        drained = await self._remote.drain(hurry)
+        # Pictures first: what is read of them is still to be classified.
+        drained = await self._pictures.drain(hurry)
+        drained = await self._remote.drain(hurry) and drained
+        await self._pictures.close()
         # The answers are there; handlers need a moment to send them.
         await self._rpc.stop(1.0)
         await self._telemetry.stop()

@@ -13,7 +13,8 @@ from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_SHAPE, Pixels
 from serve.errors import Busy, ServeError
 
-# To the owner: images of one caller; that it has gone; a question; that a state has been taken over; calls that ended.
+# To the owner: images of one caller; that it has gone; a question; that a state has been taken over; calls that
+# ended, and pictures that were read.
 CLASSIFY, CANCEL, ASK, SEEN, ENDED = range(5)
 # To a front end: what became of the images; why there is no answer, or no reply; the reply to a question; the models
 # that are served, after every change.

@@ -135,9 +135,13 @@ class Owner:
             self._seen[frontend] = message.call
             self._seen_changed.set()
         elif message.kind == ENDED:
-            assert self._backend.metrics is not None, "this is a bug: front ends have the owner's configuration"
-            for ended in message.document():
-                self._backend.metrics.count_call(*ended)
+            metrics = self._backend.metrics
+            assert metrics is not None, "this is a bug: front ends have the owner's configuration"
+            calls, pictures = message.document()
+            for call in calls:
+                metrics.count_call(*call)
+            for picture in pictures:
+                metrics.count_picture(*picture)
 
     def _find(self, number: int) -> LocalModel:
         if number not in self._models:

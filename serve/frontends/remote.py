@@ -51,6 +51,7 @@ class Remote:
         self._room = 0
         self._refusal: Unavailable | None = Unavailable(STARTING)
         self._ended: list[tuple[Any, ...]] = []
+        self._pictures: list[tuple[str, float]] = []
 
     def link(self, link: Link) -> None:
         """Talk to a new owner."""
@@ -113,6 +114,10 @@ class Remote:
         elif len(self._ended) >= _ENDED_CALLS:
             self._tell_ended()
 
+    def count_picture(self, result: str, seconds: float) -> None:
+        """See `Metrics.count_picture`: the owner is told with the next call that ends."""
+        self._pictures.append((result, seconds))
+
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Refuse what is new; whether all that is under way was answered before `hurry` was set."""
         self._refusal = Draining("the server is draining")
@@ -141,8 +146,8 @@ class Remote:
     def _tell_ended(self) -> None:
         # Without room for them these calls are missing in the metrics.
         if self._ended and self._end is not None:
-            self._end.send(messages.written(ENDED, 0, self._ended))
-        self._ended = []
+            self._end.send(messages.written(ENDED, 0, [self._ended, self._pictures]))
+        self._ended, self._pictures = [], []
 
     def _on_message(self, message: Message) -> None:
         if message.kind == STATE:

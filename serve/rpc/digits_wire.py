@@ -1,6 +1,7 @@
 """Between messages and arrays: what is checked on the way in, how answers are written on the way out."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels
 from serve.errors import InvalidRequest
 from serve.model import Description
+from serve.pictures import Found
 from serve.rpc.encoding import FIXED32, LENGTH, VARINT, embedded, tag
 from serve.rpc.status import Refusal
 
@@ -33,6 +35,41 @@ def read_pixels(request: digits_pb2.ClassifyRequest, *, max_images: int) -> Pixe
             f"pixels holds {images} images; at most {max_images} are accepted in one request; send several requests"
         )
     return np.frombuffer(request.pixels, np.uint8).reshape(images, *IMAGE_SHAPE)
+
+
+def read_pictures(request: digits_pb2.ClassifyRequest, *, max_pictures: int, max_bytes: int) -> list[bytes]:
+    """The request's pictures, at least one.
+
+    Raises:
+        InvalidRequest: There are pixels as well, or more pictures than `max_pictures`, or one of more than `max_bytes`.
+    """
+    pictures = list(request.encoded_images)
+    if request.pixels:
+        raise InvalidRequest("both pixels and encoded_images are given; one of the two was expected")
+    if len(pictures) > max_pictures:
+        raise InvalidRequest(
+            f"encoded_images holds {len(pictures)} pictures; at most {max_pictures} are accepted in one request; send "
+            "several requests"
+        )
+    for index, picture in enumerate(pictures):
+        if len(picture) > max_bytes:
+            raise InvalidRequest(
+                f"picture {index} holds {len(picture)} bytes; at most {max_bytes} are accepted; scale it down"
+            )
+    return pictures
+
+
+def stack_pixels(found: Sequence[Found], *, max_images: int) -> Pixels:
+    """The digits of pictures as one array, uint8 [N, 1, 28, 28].
+
+    Raises:
+        InvalidRequest: More than `max_images`.
+    """
+    if len(found) > max_images:
+        raise InvalidRequest(
+            f"the pictures hold {len(found)} digits; at most {max_images} are accepted in one request; send fewer"
+        )
+    return np.array([digit.pixels for _, digit in found], np.uint8).reshape(-1, *IMAGE_SHAPE)
 
 
 def read_top_k(request: digits_pb2.ClassifyRequest) -> int:
@@ -70,6 +107,21 @@ def write_answer(answer: Answer, model: Description, *, top_k: int) -> bytes:
     predictions["digit"] = probabilities.argmax(axis=1)
     # A message's fields may come in any order, so parts of a message may simply be joined.
     return head.SerializeToString() + predictions.tobytes()
+
+
+def write_found(
+    answer: Answer, found: Sequence[Found], model: Description, *, top_k: int, return_pixels: bool
+) -> bytes:
+    """The serialised `ClassifyResponse` that carries `answer`, and where in the pictures its digits were found."""
+    response = digits_pb2.ClassifyResponse.FromString(write_answer(answer, model, top_k=top_k))
+    for prediction, (image, digit) in zip(response.predictions, found, strict=True):
+        box = digit.box
+        prediction.image = image
+        prediction.box.CopyFrom(digits_pb2.Box(left=box.left, top=box.top, width=box.width, height=box.height))
+        prediction.warnings.extend(digit.warnings)
+        if return_pixels:
+            prediction.pixels = digit.pixels.tobytes()
+    return response.SerializeToString()
 
 
 def write_model(model: Description, last_load_error: str) -> bytes:

@@ -14,6 +14,7 @@ from protos.inference import inference_pb2
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.models import ModelControl, Models
+from serve.pictures import Pictures
 from serve.rpc import digits, health, inference, tls, token
 from serve.rpc.arrival import Arrivals, Punctual
 from serve.rpc.calls import Observers
@@ -34,6 +35,7 @@ class RpcServer:
         control: Loads and unloads models; None where that is not allowed.
         observers: Are told of every request.
         arrivals: Counts the calls whose request is on its way.
+        pictures: Reads pictures.
         shares_port: Whether other processes of this server listen on the same port.
     """
 
@@ -44,6 +46,7 @@ class RpcServer:
         control: ModelControl | None,
         observers: Observers,
         arrivals: Arrivals,
+        pictures: Pictures,
         *,
         shares_port: bool = False,
     ) -> None:
@@ -52,7 +55,7 @@ class RpcServer:
         self._arrivals = arrivals
         self._shares_port = shares_port
         self._handlers = [
-            digits.handler(digits.DigitRecognizer(models), observers),
+            digits.handler(digits.DigitRecognizer(models, pictures), observers),
             inference.handler(inference.InferenceService(models, self._health, control), observers),
             health.handler(self._health),
         ]

@@ -14,8 +14,11 @@ from serve.errors import (
     DeadlineUnreachable,
     Draining,
     EngineFault,
+    InvalidPicture,
     InvalidRequest,
     LoadFailed,
+    PictureFault,
+    PictureQueueFull,
     QueueFull,
     ServeError,
     Unavailable,
@@ -27,14 +30,17 @@ log = logging.getLogger(__name__)
 
 CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidPicture: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     LoadFailed: grpc.StatusCode.FAILED_PRECONDITION,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    PictureQueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineUnreachable: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Draining: grpc.StatusCode.UNAVAILABLE,
+    PictureFault: grpc.StatusCode.INTERNAL,
     EngineFault: grpc.StatusCode.INTERNAL,
 }
 

@@ -13,6 +13,9 @@ from serve.engines import IMAGE_BYTES
 # and how to go on; beyond it the transport refuses, in words of its own.
 _MESSAGE_BYTES = 4 << 20
 
+# What else a message with the largest picture may hold.
+_AROUND_BYTES = 1 << 16
+
 # From the connection to the end of the TLS handshake and HTTP/2's first frame; 120 s in the core as it comes.
 _HANDSHAKE_MS = 10_000
 
@@ -42,7 +45,11 @@ def channel_options(config: ServeConfig, *, shares_port: bool) -> list[tuple[str
     """What the core is told; other processes of this server may listen on the same port."""
     return list(
         {
-            "grpc.max_receive_message_length": max(_MESSAGE_BYTES, 2 * config.max_images_per_request * IMAGE_BYTES),
+            "grpc.max_receive_message_length": max(
+                _MESSAGE_BYTES,
+                2 * config.max_images_per_request * IMAGE_BYTES,
+                config.max_picture_bytes + _AROUND_BYTES,
+            ),
             "grpc.compression_enabled_algorithms_bitset": _UNCOMPRESSED,
             # One connection can never take all the calls that `max_calls` admits.
             "grpc.max_concurrent_streams": min(512, max(1, config.max_calls // 4)),

@@ -29,6 +29,7 @@ from protos.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serve.app import Server
 from serve.config import ServeConfig
 from serve.errors import LoadFailed, StartupError, UnknownModel
+from serve.pictures import Pictures
 from serve.process import server_process
 from serve.rpc.digits import DigitRecognizer
 from tests.fakes import FakeEngine, images
@@ -212,7 +213,7 @@ class TestSwap:
 
         engine = FakeEngine()
         async with serving(engine) as running:
-            servicer = DigitRecognizer(running.server.backend.models)
+            servicer = DigitRecognizer(running.server.backend.models, Pictures(ServeConfig()))
             request = digits_pb2.ClassifyRequest(pixels=images(1).tobytes())
             counts = batcher_of(running.server).counts
             call = asyncio.ensure_future(servicer.classify(request, Context()))  # type: ignore[arg-type]

@@ -24,29 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\"P\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\r\"\x98\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x15.digits.v1.Prediction\x12\x10\n\x08queue_us\x18\x04 \x01(\r\x12\x12\n\ncompute_us\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\"z\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.digits.v1.RefusalH\x00\x42\x08\n\x06result\"@\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"U\n\nPrediction\x12\r\n\x05\x64igit\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\x12!\n\x03top\x18\x03 \x03(\x0b\x32\x14.digits.v1.Candidate\"/\n\tCandidate\x12\r\n\x05\x64igit\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xf2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\t \x01(\r\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x0b \x01(\x01\x12\x17\n\x0flast_load_error\x18\x0c \x01(\t2\xe5\x01\n\x0f\x44igitRecognizer\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12S\n\x0e\x43lassifyStream\x12\x1a.digits.v1.ClassifyRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x38\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x10.digits.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\"\x8d\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x16\n\x0e\x65ncoded_images\x18\x05 \x03(\x0c\x12\x0c\n\x04many\x18\x06 \x01(\x08\x12\x15\n\rreturn_pixels\x18\x07 \x01(\x08\"\x98\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x15.digits.v1.Prediction\x12\x10\n\x08queue_us\x18\x04 \x01(\r\x12\x12\n\ncompute_us\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\"z\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.digits.v1.RefusalH\x00\x42\x08\n\x06result\"@\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"\xa3\x01\n\nPrediction\x12\r\n\x05\x64igit\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\x12!\n\x03top\x18\x03 \x03(\x0b\x32\x14.digits.v1.Candidate\x12\r\n\x05image\x18\x04 \x01(\r\x12\x1b\n\x03\x62ox\x18\x05 \x01(\x0b\x32\x0e.digits.v1.Box\x12\x10\n\x08warnings\x18\x06 \x03(\t\x12\x0e\n\x06pixels\x18\x07 \x01(\x0c\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"/\n\tCandidate\x12\r\n\x05\x64igit\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xf2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\t \x01(\r\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x0b \x01(\x01\x12\x17\n\x0flast_load_error\x18\x0c \x01(\t2\xe5\x01\n\x0f\x44igitRecognizer\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12S\n\x0e\x43lassifyStream\x12\x1a.digits.v1.ClassifyRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x38\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x10.digits.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.digits.v1.digits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CLASSIFYREQUEST']._serialized_start=44
-  _globals['_CLASSIFYREQUEST']._serialized_end=124
-  _globals['_CLASSIFYRESPONSE']._serialized_start=127
-  _globals['_CLASSIFYRESPONSE']._serialized_end=279
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=281
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=403
-  _globals['_REFUSAL']._serialized_start=405
-  _globals['_REFUSAL']._serialized_end=469
-  _globals['_PREDICTION']._serialized_start=471
-  _globals['_PREDICTION']._serialized_end=556
-  _globals['_CANDIDATE']._serialized_start=558
-  _globals['_CANDIDATE']._serialized_end=605
-  _globals['_GETMODELREQUEST']._serialized_start=607
-  _globals['_GETMODELREQUEST']._serialized_end=656
-  _globals['_MODEL']._serialized_start=659
-  _globals['_MODEL']._serialized_end=901
-  _globals['_DIGITRECOGNIZER']._serialized_start=904
-  _globals['_DIGITRECOGNIZER']._serialized_end=1133
+  _globals['_CLASSIFYREQUEST']._serialized_start=45
+  _globals['_CLASSIFYREQUEST']._serialized_end=186
+  _globals['_CLASSIFYRESPONSE']._serialized_start=189
+  _globals['_CLASSIFYRESPONSE']._serialized_end=341
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=343
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=465
+  _globals['_REFUSAL']._serialized_start=467
+  _globals['_REFUSAL']._serialized_end=531
+  _globals['_PREDICTION']._serialized_start=534
+  _globals['_PREDICTION']._serialized_end=697
+  _globals['_BOX']._serialized_start=699
+  _globals['_BOX']._serialized_end=762
+  _globals['_CANDIDATE']._serialized_start=764
+  _globals['_CANDIDATE']._serialized_end=811
+  _globals['_GETMODELREQUEST']._serialized_start=813
+  _globals['_GETMODELREQUEST']._serialized_end=862
+  _globals['_MODEL']._serialized_start=865
+  _globals['_MODEL']._serialized_end=1107
+  _globals['_DIGITRECOGNIZER']._serialized_start=1110
+  _globals['_DIGITRECOGNIZER']._serialized_end=1339
 # @@protoc_insertion_point(module_scope)

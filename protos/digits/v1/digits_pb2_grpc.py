@@ -57,13 +57,16 @@ class DigitRecognizerServicer:
     def Classify(self, request, context):
         """Classifies one or many images. Idempotent: a call may be repeated safely.
 
-        INVALID_ARGUMENT    pixels are no whole number of images, none, or more than the server's limit; top_k above 10
+        INVALID_ARGUMENT    pixels are no whole number of images, none, or more than the server's limit; top_k above 10; a
+        picture cannot be read, or is too large, or takes too long: the message says which, and why
         NOT_FOUND           this server has no such model or version
-        RESOURCE_EXHAUSTED  the queue is full, or too long for the caller's deadline; `grpc-retry-pushback-ms` in the
-        trailing metadata says when to try again
+        RESOURCE_EXHAUSTED  the queue is full, or too long for the caller's deadline, or too many pictures wait to be read;
+        `grpc-retry-pushback-ms` in the trailing metadata says when to try again
         DEADLINE_EXCEEDED   the caller's deadline passed first; the images were not necessarily classified
         UNAVAILABLE         the server is starting or draining; another replica can be tried at once
-        INTERNAL            the engine failed; the message names the request id under which the server logged why
+        UNIMPLEMENTED       pictures, on a server that does not read them
+        INTERNAL            the engine, or the process that was to read a picture, failed; the message names the request id
+        under which the server logged why
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
