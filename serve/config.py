@@ -80,7 +80,7 @@ class ServeConfig:
     """Most processes that read encoded pictures, one picture at a time each, started when there are pictures. 0 refuses
     pictures. Worth raising where they wait and there are cores to spare; needs the extra `pictures`."""
 
-    max_picture_bytes: int = 4 << 20
+    max_picture_bytes: int = 4_000_000
     """Most bytes of an encoded picture, and of all in a request if that is more than 4 MiB. Above the default callers
     can send larger messages, and so fill more memory."""
 
