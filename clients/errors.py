@@ -75,7 +75,7 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "larger than max",
         InvalidImages,
-        "the message is too large; send fewer images in one request",
+        "the message is too large; send fewer images in one request, or scale the picture down",
     ),
     (
         grpc.StatusCode.UNIMPLEMENTED,

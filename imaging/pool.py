@@ -102,8 +102,9 @@ class Pool:
         try:
             return await asyncio.gather(*readings)
         finally:
-            for reading in readings:
-                reading.cancel()
+            # What a reading raises keeps this frame. That must not keep the reading, or the pictures stay with both.
+            while readings:
+                readings.pop().cancel()
             self._under_way -= len(pictures)
 
     async def close(self) -> None:
@@ -128,10 +129,14 @@ class Pool:
             if self._closed:
                 raise WorkerLost("the pool was closed") from None
             raise
+        finally:
+            del reading  # as above
 
     def _end_turn(self, reading: "asyncio.Task[tuple[Digit, ...]]") -> None:
         self._readings.discard(reading)
         self._turns.release()
+        if not reading.cancelled():
+            reading.exception()  # its caller may have left
 
     async def _take_turn(self, picture: bytes, many: bool) -> tuple[Digit, ...]:
         worker = await self._worker()

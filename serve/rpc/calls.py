@@ -234,19 +234,12 @@ async def _answer(
         raise
     except Exception as error:  # the request's outer edge: no text of ours may leak by accident
         refused = refusal(error, call.request_id)
-        _clear_frames(error)
+        # Its frames hold the message.
+        traceback.clear_frames(error.__traceback__)
         call.end(observers, refused.code.name, refused.reason)
         return refuse(refused, request)
     call.end(observers)
     return response
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Its frames hold the message, and so do those of what caused it."""
-    at: BaseException | None = error
-    while at is not None:
-        traceback.clear_frames(at.__traceback__)
-        at = at.__cause__ or at.__context__
 
 
 def parse(request_type: type[Request], message: bytes) -> Request:

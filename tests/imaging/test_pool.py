@@ -1,6 +1,7 @@
 """Pictures of strangers are read in processes that may hang, die or be stuffed: nobody else notices."""
 
 import asyncio
+import gc
 import io
 import os
 import resource
@@ -23,12 +24,16 @@ from imaging.pool import Pool
 
 
 def picture(seed: int = 0, side: int = 28) -> bytes:
-    """A PNG of bars, another for each seed."""
+    """A PNG with a bar, elsewhere for each seed; with none if that is negative."""
     pixels = np.zeros((side, side), np.uint8)
-    pixels[side // 4 : -side // 4, 4 + seed : 8 + seed] = 255
+    if seed >= 0:
+        pixels[side // 4 : -side // 4, 4 + seed : 8 + seed] = 255
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")
     return data.getvalue()
+
+
+BLANK = picture(-1)
 
 
 class Observed(Pool):
@@ -86,16 +91,14 @@ async def test_a_pool_reads_what_the_package_reads_each_picture_in_its_place() -
     assert pool.results == ["read"] * 8
 
 
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_digits_survive_the_way_between_processes(count: int) -> None:
-    rng = np.random.default_rng(count)
-    digits = imaging.read(picture()) * count
-    for digit in digits:
-        assert digit.box
-    assert same(read_digits(write_digits(digits)), digits)
-    if count:
-        with pytest.raises(struct.error):
-            read_digits(write_digits(digits) + rng.bytes(7))
+def test_digits_survive_the_way_between_processes_and_nothing_else_is_taken_for_them() -> None:
+    digits = (*imaging.read(picture()), *imaging.read(BLANK))
+    found = read_digits(write_digits(digits))
+    assert [(each.box, each.warnings) for each in found] == [(each.box, each.warnings) for each in digits]
+    np.testing.assert_array_equal([each.pixels for each in found], [each.pixels for each in digits])
+    assert read_digits(write_digits(())) == ()
+    with pytest.raises(struct.error):
+        read_digits(write_digits(digits)[:-1])
 
 
 async def test_a_picture_that_cannot_be_read_is_named_and_costs_no_process() -> None:
@@ -176,6 +179,19 @@ async def test_a_picture_that_cannot_be_read_leaves_those_of_its_request_unread(
         await pool.read([picture()])
         assert pool.results == ["refused", *["read"] * pool.results.count("read")]
         assert pool.results.count("read") <= 2
+
+
+async def test_what_becomes_of_a_picture_whose_caller_has_gone_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(Observed()) as pool:
+        held = await pool.hold()
+        gone = asyncio.ensure_future(pool.read([b"a letter"]))
+        await settle()
+        gone.cancel()
+        held.resume()
+        await pool.read([picture()])
+        assert pool.results == ["refused", "read"]
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_whoever_waits_for_a_pool_that_closes_is_told() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import grpc
@@ -132,6 +133,12 @@ async def test_pixels_come_back_only_if_they_are_asked_for(serving: Serving) -> 
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(("pictures", "top_k"), [([], 0), (b"one picture", 0), ([one()], 11)])
+def test_what_is_no_request_is_refused_by_the_client(pictures: Any, top_k: int) -> None:
+    with DigitClient("127.0.0.1:1") as client, pytest.raises(InvalidImages, match="was expected"):
+        client.classify_pictures(pictures, top_k=top_k)
 
 
 @pytest.mark.parametrize(
