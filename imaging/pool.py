@@ -214,7 +214,7 @@ class _Worker:
             if kind == MISSING:
                 raise ModuleNotFoundError(f"{body.decode()} is not installed", name=body.decode())
             if kind != READY:
-                raise WorkerLost(f"a process that reads pictures began with a message of kind {kind}")
+                raise WorkerLost(f"a process that reads pictures cannot begin: {body.decode(errors='replace')}")
             return worker
         except TimeoutError:
             await worker.kill()

@@ -54,6 +54,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         reply(MISSING, str(error.name).encode())
         return
+    except Exception:  # the process's outer edge: the pool is waiting
+        reply(FAILED, _traceback())
+        return
     _confine(replies.fileno())
     reply(READY)
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
@@ -74,7 +77,11 @@ def _read(read: Read, picture: bytes, many: bool) -> tuple[int, bytes]:
     except MemoryError:
         return REFUSED, b"takes too much memory to read; scale it down"
     except Exception:  # the picture's outer edge: the pool is waiting
-        return FAILED, traceback.format_exc().encode()[-4000:]
+        return FAILED, _traceback()
+
+
+def _traceback() -> bytes:
+    return traceback.format_exc().encode()[-4000:]
 
 
 def _load() -> Read:

@@ -215,6 +215,18 @@ async def test_a_library_that_is_missing_is_named_every_time(tmp_path: Path, mon
         assert not pool.processes()
 
 
+async def test_why_a_process_cannot_begin_is_told_and_the_next_picture_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL.py").write_text("raise RuntimeError('a broken installation')")
+    async with opened(Observed()) as pool:
+        with monkeypatch.context() as broken:
+            broken.setenv("PYTHONPATH", str(tmp_path))
+            with pytest.raises(WorkerLost, match="a broken installation"):
+                await pool.read([picture()])
+        assert len(await pool.read([picture()])) == 1
+
+
 async def test_a_process_holds_nothing_of_the_server_and_can_get_hold_of_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
