@@ -27,8 +27,8 @@ from imaging.messages import (
     write_digits,
 )
 
-# All that the process may have mapped. The libraries alone take up to half a gigabyte of it, little of which is memory;
-# the largest picture that is read needs another half.
+# All that the process may have mapped, its libraries included. The largest pictures that are read need nearly as much
+# where they are transparent, and a tenth of it where they are photographs.
 MEMORY_BYTES = 2 << 30
 
 # Callers who need no picture read go first.
