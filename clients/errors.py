@@ -79,7 +79,7 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
     ),
     (
         grpc.StatusCode.UNIMPLEMENTED,
-        "",
+        "Method not found",
         ProtocolMismatch,
         "the server does not know the method; is it a digit server, and a recent one?",
     ),
