@@ -1,0 +1,127 @@
+// Shows an answer: the digits, their probabilities, what the network saw, how long it took.
+
+import { element, milliseconds, percent } from "./words.js";
+
+const WARNINGS = {
+  blank: "The picture looks blank.",
+  low_contrast: "The ink is pale; a darker pen or more light helps.",
+  several_digits: "There seems to be more than one digit; try “Several digits”.",
+  unlike_a_digit: "This does not look much like a digit.",
+};
+
+const warn = (word) => WARNINGS[word] ?? `Warning: ${word.replaceAll("_", " ")}.`;
+
+const byId = (id) => document.getElementById(id);
+
+// A screen reader is told the answer once the pen has rested, not with every stroke.
+const REST_MS = 700;
+
+export class AnswerView {
+  #bars = [];
+  #place;
+  #timer;
+
+  /** `place` tells where a box lies on the surface. */
+  constructor(place) {
+    this.#place = place;
+    for (let digit = 0; digit < 10; digit++) {
+      const share = element("span", { className: "share" });
+      const number = element("span", { className: "number" }, "–");
+      const row = element("li", {}, element("b", {}, `${digit}`), share, number);
+      byId("bars").append(row);
+      this.#bars.push({ row, share, number });
+    }
+  }
+
+  clear(words = "No picture yet") {
+    this.#list([]);
+    byId("digit").textContent = "–";
+    byId("certainty").textContent = words;
+    this.note();
+    for (const { row, share, number } of this.#bars) {
+      row.className = "";
+      share.style.setProperty("--share", 0);
+      number.textContent = "–";
+    }
+    byId("seen").getContext("2d").clearRect(0, 0, 28, 28);
+    for (const id of ["total", "reading", "queue", "compute", "batch"]) byId(id).textContent = "–";
+    clearTimeout(this.#timer);
+  }
+
+  /** What is to be said besides the answer. */
+  note(words = "") {
+    byId("notice").textContent = words;
+  }
+
+  /** For those who listen. */
+  announce(words, delay_ms = 0) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => (byId("live").textContent = words), delay_ms);
+  }
+
+  show(answer, { many }) {
+    const { digits } = answer;
+    if (digits.length) {
+      this.#list(many ? digits : []);
+      this.#select(digits, 0);
+    } else {
+      this.clear("No digits found");
+    }
+    byId("total").textContent = milliseconds(answer.total_ms);
+    byId("reading").textContent = milliseconds(answer.picture_ms);
+    byId("queue").textContent = milliseconds(answer.queue_ms);
+    byId("compute").textContent = milliseconds(answer.compute_ms);
+    byId("batch").textContent = answer.batch_size ?? "–";
+    this.announce(sentence(digits), REST_MS);
+  }
+
+  #list(digits) {
+    byId("boxes").replaceChildren();
+    byId("digits").replaceChildren();
+    byId("digits").hidden = !digits.length;
+    digits.forEach((each, index) => {
+      const label = `${each.digit}, ${percent(each.probabilities[each.digit])}`;
+      const button = element("button", { type: "button", ariaLabel: label }, `${each.digit}`);
+      button.addEventListener("click", () => this.#select(digits, index));
+      byId("digits").append(button);
+      const box = element("div", {}, element("span", {}, `${each.digit}`));
+      for (const [name, share] of Object.entries(this.#place(each.box))) box.style[name] = `${100 * share}%`;
+      byId("boxes").append(box);
+    });
+  }
+
+  #select(digits, index) {
+    const { digit, probabilities, pixels, warnings } = digits[index];
+    byId("digit").textContent = digit;
+    byId("certainty").textContent = `${percent(probabilities[digit])} certain`;
+    this.note(warnings.map(warn).join(" "));
+    this.#bars.forEach(({ row, share, number }, each) => {
+      row.className = each === digit ? "best" : "";
+      share.style.setProperty("--share", probabilities[each]);
+      number.textContent = percent(probabilities[each]);
+    });
+    drawPixels(byId("seen"), pixels);
+    for (const parent of ["digits", "boxes"])
+      [...byId(parent).children].forEach((child, each) => {
+        child.classList.toggle("selected", each === index);
+        if (parent === "digits") child.ariaPressed = each === index;
+      });
+  }
+}
+
+function sentence(digits) {
+  if (!digits.length) return "No digits found";
+  const words = digits.flatMap((each) => each.warnings.map(warn));
+  const [first] = digits;
+  const answer =
+    digits.length > 1
+      ? `${digits.length} digits: ${digits.map((each) => each.digit).join(" ")}`
+      : `${first.digit}, ${percent(first.probabilities[first.digit])} certain`;
+  return [answer, ...new Set(words)].join(". ");
+}
+
+function drawPixels(canvas, base64) {
+  const image = new ImageData(28, 28);
+  [...atob(base64)].forEach((char, i) => image.data.set([...Array(3).fill(char.charCodeAt(0)), 255], 4 * i));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
