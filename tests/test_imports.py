@@ -45,6 +45,8 @@ DOORS = {
     "cuda": ("serve.engines",),
     "prometheus_client": ("serve.metrics", "serve.exposition"),
     "opentelemetry": ("serve.rpc.traces",),
+    "starlette": ("clients.web",),
+    "uvicorn": ("clients.web",),
 }
 
 # Libraries that only one module of each folder with a door may import.

@@ -54,12 +54,12 @@ def build_app(*, client: AsyncDigitClient, load: LoadReader, read: Read, name: s
         name: The host name that the page is served under, besides addresses and `localhost`.
     """
     api = _Api(client, load, read)
-    routes = [
-        Route("/api/digits", api.digits, methods=["POST"]),
-        Route("/api/model", api.model),
-        Route("/api/load", api.load),
-        Mount("/", StaticFiles(directory=_STATIC, html=True)),
+    questions = [
+        Route("/digits", api.digits, methods=["POST"]),
+        Route("/model", api.model),
+        Route("/load", api.load),
     ]
+    routes = [Mount("/api", routes=questions), Mount("/", StaticFiles(directory=_STATIC, html=True))]
     return Starlette(routes=routes, middleware=[Middleware(SameOrigin, name=name)], exception_handlers=HANDLERS)
 
 

@@ -35,7 +35,7 @@ export class AnswerView {
 
   clear(words = "No picture yet") {
     this.#list([]);
-    byId("digit").textContent = "–";
+    byId("digit").textContent = "";
     byId("certainty").textContent = words;
     this.note();
     for (const { row, share, number } of this.#bars) {

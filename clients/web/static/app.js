@@ -37,8 +37,8 @@ async function ask(signal) {
 }
 
 async function refused(error) {
-  if (error.away) return setAway(error);
   answers.clear("No answer");
+  if (error.away) return setAway(error);
   const busy = error.status === 429;
   const words = sentence(error.message) + (busy ? " Trying again." : "");
   answers.note(words);

@@ -55,7 +55,7 @@ export class LoadView {
     for (const { key, write, value, note, path } of this.#figures) {
       const line = this.#samples.map((each) => each?.[key] ?? null);
       value.textContent = write(sample?.[key] ?? NaN);
-      note.textContent = line.some((each) => each !== null) ? `at most ${write(Math.max(...line))}` : "";
+      note.textContent = line.some((each) => each !== null) ? `peak ${write(Math.max(...line))}` : "";
       path.setAttribute("d", trace(line));
     }
     if (sample?.failed) this.#figures[0].note.textContent = `${number(sample.failed)} per second refused or failed`;

@@ -16,6 +16,8 @@ export function showModel(list, model) {
   };
   if (model.last_load_error) rows["Not taken into service"] = model.last_load_error;
   list.replaceChildren(
-    ...Object.entries(rows).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+    ...Object.entries(rows).map(([name, value]) =>
+      element("div", { className: value === model.sha256 ? "digest" : "" }, element("dt", {}, name), element("dd", {}, value)),
+    ),
   );
 }
