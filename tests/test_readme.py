@@ -57,7 +57,9 @@ def adapt(command: str, port: int) -> list[str]:
     words[0] = sys.executable
     if words[2] == "serve" and "--help" not in words:
         words[4:4] = ["--port", str(port)]
-    if words[2] in ("clients.classify", "clients.benchmark"):
+    if words[2] == "clients.web":
+        words[3:3] = ["--port", "0"]
+    if words[2] in ("clients.classify", "clients.benchmark", "clients.web"):
         words[3:3] = ["--address", f"127.0.0.1:{port}"]
     # MNIST's 70,000 images are compared with each other for a minute and more: the small digits show as much.
     if words[2] == "train.explore" or (words[2] == "train" and "DIGITS_DATA_ROOT" not in os.environ):

@@ -84,8 +84,10 @@ export class AnswerView {
       const button = element("button", { type: "button", ariaLabel: label }, `${each.digit}`);
       button.addEventListener("click", () => this.#select(digits, index));
       byId("digits").append(button);
+      const place = this.#place(each.box);
+      if (!place) return;
       const box = element("div", {}, element("span", {}, `${each.digit}`));
-      for (const [name, share] of Object.entries(this.#place(each.box))) box.style[name] = `${100 * share}%`;
+      for (const [name, share] of Object.entries(place)) box.style[name] = `${100 * share}%`;
       byId("boxes").append(box);
     });
   }

@@ -13,6 +13,11 @@ const BUSY_MS = 1000;
 
 const WATCH_MS = 1000;
 
+const HINTS = {
+  empty: "Draw here, or drop or paste a picture",
+  unseen: "This browser cannot show the picture",
+};
+
 const byId = (id) => document.getElementById(id);
 
 const pad = new Pad(byId("pad"));
@@ -49,11 +54,14 @@ async function refused(error) {
 }
 
 pad.addEventListener("change", () => {
-  byId("clear").disabled = pad.isEmpty;
-  byId("undo").disabled = pad.isEmpty || pad.hasPicture;
-  byId("hint").hidden = !pad.isEmpty;
-  byId("stage").classList.toggle("picture", pad.hasPicture);
-  if (pad.isEmpty) {
+  const { state } = pad;
+  byId("clear").disabled = state === "empty";
+  byId("undo").disabled = state !== "drawing";
+  byId("hint").textContent = HINTS[state] ?? "";
+  byId("stage").dataset.state = state;
+  // The focus must not be lost with the button that had it.
+  if (document.activeElement.disabled) byId("pad").focus({ preventScroll: true });
+  if (state === "empty") {
     questions.cancel();
     answers.clear();
   } else {
@@ -106,15 +114,12 @@ document.addEventListener("drop", (event) => {
 
 // Tools
 
-byId("clear").addEventListener("click", () => {
-  pad.clear();
-  byId("pad").focus({ preventScroll: true, focusVisible: false });
-});
+byId("clear").addEventListener("click", () => pad.clear());
 byId("undo").addEventListener("click", () => pad.undo());
 byId("many").addEventListener("change", ({ target }) => {
   document.body.classList.toggle("many", target.checked);
   pad.aspect = target.checked ? 2 : 1;
-  if (pad.isEmpty) return;
+  if (pad.state === "empty") return;
   questions.cancel();
   questions.request();
 });
@@ -138,7 +143,7 @@ async function recover() {
   await describe();
   away = false;
   byId("banner").hidden = true;
-  if (!pad.isEmpty) questions.request();
+  if (pad.state !== "empty") questions.request();
 }
 
 async function describe() {

@@ -50,7 +50,7 @@ export class LoadView {
   /** Totals of the server; null when it did not answer, which leaves a gap. */
   add(totals) {
     const sample = totals && this.#before ? rates(this.#before, totals) : null;
-    if (this.#before || totals) this.#samples = [...this.#samples, sample].slice(-SAMPLES);
+    this.#samples = [...this.#samples, sample].slice(-SAMPLES);
     this.#before = totals;
     for (const { key, write, value, note, path } of this.#figures) {
       const line = this.#samples.map((each) => each?.[key] ?? null);

@@ -13,6 +13,7 @@ export class Pad extends EventTarget {
   #canvas;
   #strokes = [];
   #picture;
+  #opening;
   #aspect = 1;
   #pointer;
   #pen = { x: 0.5, y: 0.5, down: false, shown: false, keys: new Set() };
@@ -30,12 +31,10 @@ export class Pad extends EventTarget {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  get isEmpty() {
-    return !this.#strokes.length && !this.#picture;
-  }
-
-  get hasPicture() {
-    return Boolean(this.#picture);
+  /** "empty", "drawing", "picture", or "unseen": a picture that the browser cannot show. */
+  get state() {
+    if (this.#picture) return this.#picture.image ? "picture" : "unseen";
+    return this.#strokes.length ? "drawing" : "empty";
   }
 
   /** Width by height; what is drawn stays in the middle. */
@@ -51,7 +50,7 @@ export class Pad extends EventTarget {
   clear() {
     this.#strokes = [];
     this.#picture?.image?.close();
-    this.#picture = this.#pointer = undefined;
+    this.#picture = this.#opening = this.#pointer = undefined;
     this.#pen.down = false;
     this.#changed();
   }
@@ -64,7 +63,9 @@ export class Pad extends EventTarget {
 
   /** Show a picture file in place of the strokes. What the browser cannot show may still be read by the server. */
   async show(file) {
+    this.#opening = file;
     const image = await createImageBitmap(file).catch(() => null);
+    if (this.#opening !== file) return image?.close(); // another one was opened, or the surface cleared
     this.clear();
     this.#picture = { file, image };
     this.#changed();
@@ -82,8 +83,9 @@ export class Pad extends EventTarget {
     return new Promise((resolve) => sheet.toBlob(resolve));
   }
 
-  /** Where a box in pixels of `file()` lies on the surface, in shares of its width and height. */
+  /** Where a box in pixels of `file()` lies on the surface, in shares of its width and height; null if that is unseen. */
   place({ left, top, width, height }) {
+    if (this.state === "unseen") return null;
     const image = this.#picture?.image ?? { width: this.#aspect * SENT_HEIGHT, height: SENT_HEIGHT };
     const frame = this.#frame(image);
     return {

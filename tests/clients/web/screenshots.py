@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from clients import DigitClient
 from serve.process import module_process, server_process
 from tests.clients.web.browser import launch
 from tests.clients.web.conftest import CHAMPION, ROOT
-from tests.clients.web.strokes import FOUR, SEVEN, THREE, TWO, draw
+from tests.clients.web.strokes import FOUR, THREE, TWO, draw
 
 # Until the chart has something to show.
 LOAD_S = 50
@@ -24,16 +24,10 @@ DESKTOP = {"viewport": {"width": 1080, "height": 860}}
 PHONE = {"viewport": {"width": 375, "height": 800}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
 
-def several(page: Page) -> None:
-    page.get_by_role("switch", name="Several digits").check()
-    for index, stroke in enumerate((TWO, SEVEN, THREE)):
-        draw(page, stroke, right=0.6 * index - 0.1)
-
-
 VIEWS = {
-    "light": (DESKTOP, several),
-    "dark": (DESKTOP | {"color_scheme": "dark"}, lambda page: draw(page, FOUR)),
-    "phone": (PHONE, lambda page: draw(page, TWO)),
+    "light": (DESKTOP, THREE),
+    "dark": (DESKTOP | {"color_scheme": "dark"}, FOUR),
+    "phone": (PHONE, TWO),
 }
 
 
@@ -58,11 +52,11 @@ def main() -> None:
         )
         browser = stack.enter_context(launch())
         pages = {}
-        for name, (options, prepare) in VIEWS.items():
+        for name, (options, stroke) in VIEWS.items():
             pages[name] = browser.new_context(**options).new_page()
             pages[name].goto(web.address)
             expect(pages[name].locator("#status")).to_contain_text("champion")
-            prepare(pages[name])
+            draw(pages[name], stroke)
         stop = threading.Event()
         callers = [threading.Thread(target=ask, args=(server.address, stop)) for _ in range(2)]
         for caller in callers:
@@ -70,7 +64,7 @@ def main() -> None:
         pages["light"].wait_for_timeout(1000 * LOAD_S)
         for name, page in pages.items():
             page.mouse.move(0, 0)
-            image = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             path = ROOT / f"docs/page-{name}.png"
             image.save(path, optimize=True)
             print(f"{path.relative_to(ROOT)}  {image.width} x {image.height}  {path.stat().st_size / 1e3:.0f} kB")

@@ -4,26 +4,21 @@ from playwright.sync_api import Page
 
 Stroke = tuple[tuple[float, float], ...]
 
+# The pad rounds what lies between three points: a corner is a point given twice.
 TWO: Stroke = (
     *((0.31, 0.33), (0.34, 0.24), (0.44, 0.18), (0.56, 0.18), (0.64, 0.25), (0.65, 0.36), (0.58, 0.50), (0.46, 0.64)),
-    *((0.32, 0.79), (0.48, 0.78), (0.70, 0.80)),
+    *((0.32, 0.79), (0.32, 0.79), (0.48, 0.78), (0.70, 0.80)),
 )
-# In one stroke, back up along the bar.
-FOUR: Stroke = (
-    (0.46, 0.18),
-    (0.38, 0.34),
-    (0.29, 0.52),
-    (0.50, 0.53),
-    (0.70, 0.51),
-    (0.60, 0.52),
-    (0.61, 0.36),
-    (0.57, 0.82),
-)
-SEVEN: Stroke = ((0.30, 0.25), (0.72, 0.25), (0.45, 0.80))
 THREE: Stroke = (
-    *((0.32, 0.27), (0.42, 0.19), (0.55, 0.18), (0.65, 0.26), (0.64, 0.38), (0.55, 0.46), (0.46, 0.48)),
+    *((0.32, 0.27), (0.42, 0.19), (0.55, 0.18), (0.65, 0.26), (0.64, 0.38), (0.55, 0.46), (0.46, 0.48), (0.46, 0.48)),
     *((0.58, 0.50), (0.68, 0.58), (0.68, 0.70), (0.58, 0.80), (0.44, 0.82), (0.32, 0.75)),
 )
+# In one stroke, back along the bar.
+FOUR: Stroke = (
+    *((0.48, 0.18), (0.38, 0.36), (0.29, 0.54), (0.29, 0.54), (0.50, 0.54), (0.70, 0.53), (0.70, 0.53)),
+    *((0.59, 0.54), (0.59, 0.54), (0.61, 0.36), (0.61, 0.36), (0.59, 0.60), (0.56, 0.83)),
+)
+SEVEN: Stroke = ((0.30, 0.25), (0.50, 0.24), (0.72, 0.25), (0.72, 0.25), (0.60, 0.50), (0.45, 0.80))
 
 
 def draw(page: Page, stroke: Stroke, *, right: float = 0.0, hold: bool = False) -> None:
@@ -34,6 +29,6 @@ def draw(page: Page, stroke: Stroke, *, right: float = 0.0, hold: bool = False) 
     page.mouse.move(*first)
     page.mouse.down()
     for point in rest:
-        page.mouse.move(*point, steps=4)
+        page.mouse.move(*point)
     if not hold:
         page.mouse.up()

@@ -1,10 +1,13 @@
 """The page in a real browser, before a real server."""
 
+import io
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import imaging
@@ -176,7 +179,7 @@ def test_a_warning_is_shown_in_words(page_with, champion, open_page):
     async def doubt(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
         (digit,) = imaging.read(data)
         warnings = (imaging.Warning.UNLIKE_A_DIGIT, imaging.Warning.LOW_CONTRAST)
-        return (imaging.Digit(pixels=digit.pixels, box=digit.box, warnings=warnings),)
+        return (replace(digit, warnings=warnings),)
 
     with page_with(doubt, champion) as at, open_page(at) as page:
         draw(page, SEVEN)
@@ -187,15 +190,12 @@ def test_several_digits_have_boxes_and_are_read_from_left_to_right(page_with, ch
     """With a reader that finds the same two digits in every picture, one in each half."""
 
     async def halves(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
-        (whole,) = imaging.read(data)
-        width = whole.box.width // 2
-        return tuple(
-            imaging.Digit(
-                pixels=imaging.read((EXAMPLES / name).read_bytes())[0].pixels,
-                box=imaging.Box(left=left, top=0, width=width, height=whole.box.height),
-                warnings=(),
-            )
-            for name, left in (("three.png", 0), ("seven.png", width))
+        with Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.width // 2, picture.height
+        (three,), (seven,) = (imaging.read((EXAMPLES / f"{name}.png").read_bytes()) for name in ("three", "seven"))
+        return (
+            replace(three, box=imaging.Box(left=0, top=0, width=width, height=height)),
+            replace(seven, box=imaging.Box(left=width, top=0, width=width, height=height)),
         )
 
     with page_with(halves, champion) as at, open_page(at) as page:
@@ -328,6 +328,26 @@ def test_what_can_be_operated_has_a_name_and_is_reached_by_tab(page):
     assert page.locator("h1").count() == 1
     assert page.locator("img:not([alt])").count() == 0
     expect(page.locator("#live")).to_have_attribute("role", "status")
+
+
+def test_the_focus_stays_on_the_page_when_its_button_can_do_no_more(page):
+    draw(page, SEVEN)
+    for name in ("Undo", "Clear"):
+        page.locator("#pad").focus()
+        page.keyboard.press("Tab")
+        page.get_by_role("button", name=name).press("Enter")
+        expect(page.get_by_label("Drawing area")).to_be_focused()
+        draw(page, SEVEN)
+
+
+def test_a_picture_that_the_browser_cannot_show_is_recognised(page):
+    tiff = io.BytesIO()
+    Image.open(EXAMPLES / "seven.png").save(tiff, "TIFF")
+    page.get_by_role("switch", name="Several digits").check()
+    page.evaluate(HAND_OVER, ["drop", list(tiff.getvalue()), "seven.tif"])
+    expect_answer(page, 7)
+    expect(page.locator("#hint")).to_have_text("This browser cannot show the picture")
+    expect(page.locator("#boxes > div")).to_have_count(0)
 
 
 def test_the_focus_is_seen(page):
