@@ -13,6 +13,9 @@ const warn = (word) => WARNINGS[word] ?? `Warning: ${word.replaceAll("_", " ")}.
 
 const byId = (id) => document.getElementById(id);
 
+// A box that begins higher than this share of the surface has no place for its label above it.
+const UPPERMOST = 0.1;
+
 // A screen reader is told the answer once the pen has rested, not with every stroke.
 const REST_MS = 700;
 
@@ -88,6 +91,7 @@ export class AnswerView {
       if (!place) return;
       const box = element("div", {}, element("span", {}, `${each.digit}`));
       for (const [name, share] of Object.entries(place)) box.style[name] = `${100 * share}%`;
+      box.classList.toggle("uppermost", place.top < UPPERMOST);
       byId("boxes").append(box);
     });
   }
