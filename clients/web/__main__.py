@@ -12,14 +12,15 @@ import tyro
 
 from clients.access import AccessOptions
 from clients.aio import AsyncDigitClient
-from clients.client import DEFAULT_TIMEOUT_S
+from clients.calls import DEFAULT_TIMEOUT_S
 from clients.errors import DigitError
 
 # More than one page with its six connections needs; what comes beyond is refused with 503.
 _MAX_CONNECTIONS = 128
 
-# Pictures that are read at the same time.
-_THREADS = 2
+# Pictures that are read at the same time, and seconds after which one is given up.
+_PICTURE_WORKERS = 2
+_MAX_PICTURE_S = 10.0
 
 _GRACE_S = 5
 
@@ -56,21 +57,22 @@ async def serve(options: Options) -> None:
     try:
         import uvicorn
 
-        from clients.web.app import build_app
+        from clients.web.app import MAX_PICTURES, build_app
         from clients.web.load import LoadReader
-        from clients.web.pictures import threads
         from clients.web.security import HEADERS
+        from imaging.pool import Pool
     except ModuleNotFoundError as error:
         raise DigitError(f"{error.name} is not installed; `pip install '.[web]'` brings it") from error
 
     tls, token = options.access.tls(), options.access.token()
-    with listen(options.host, options.port) as listener, threads(_THREADS) as read:
+    with listen(options.host, options.port) as listener:
+        pool = Pool(workers=_PICTURE_WORKERS, max_pictures=MAX_PICTURES, max_picture_s=_MAX_PICTURE_S)
         async with (
             AsyncDigitClient(options.address, timeout_s=options.timeout_s, tls=tls, token=token) as client,
             LoadReader(options.address, tls=tls, token=token) as load,
         ):
             config = uvicorn.Config(
-                build_app(client=client, load=load, read=read, name=options.host),
+                build_app(client=client, load=load, read=pool.read, name=options.host),
                 access_log=False,
                 headers=list(HEADERS.items()),
                 lifespan="off",
@@ -91,7 +93,10 @@ async def serve(options: Options) -> None:
                 signal.signal(number, stop)
             host = "localhost" if options.host in ("0.0.0.0", "::") else options.host
             print(f"ready http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}", flush=True)
-            await server.serve(sockets=[listener])
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                await pool.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,10 +6,12 @@ from starlette.responses import JSONResponse, Response
 
 from clients.errors import DigitError, InvalidImages, ServerBusy, ServerUnavailable, TimedOut
 from imaging import PictureError
+from imaging.errors import WorkerLost
 
 # Where the words are None those of the exception are shown, which say what to do.
 _TABLE: dict[type[Exception], tuple[int, str | None]] = {
     PictureError: (400, None),
+    WorkerLost: (500, None),
     InvalidImages: (400, None),
     ServerBusy: (429, "the digit server has more to do than it can and refused this picture"),
     ServerUnavailable: (503, "the digit server does not answer"),
@@ -48,6 +50,7 @@ async def _fault(request: Request, error: Exception) -> Response:
 HANDLERS = {
     DigitError: _listed,
     PictureError: _listed,
+    WorkerLost: _listed,
     HTTPException: _http,
     ClientDisconnect: _gone,
     Exception: _fault,

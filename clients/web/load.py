@@ -7,7 +7,7 @@ from typing import Self
 
 import grpc.aio
 
-from clients import access, wire
+from clients import access, channel
 from clients.access import Tls
 from clients.errors import from_status
 from protos.inference import inference_pb2, inference_pb2_grpc
@@ -43,7 +43,7 @@ class LoadReader:
     def __init__(self, address: str, *, tls: Tls | None = None, token: str | None = None) -> None:
         self.address = address
         self._metadata = access.metadata(token)
-        self._channel = access.open_aio_channel(address, tls, wire.CHANNEL_OPTIONS)
+        self._channel = channel.open_aio_channel(address, tls)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

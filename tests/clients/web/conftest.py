@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import uvicorn
 from clients import AsyncDigitClient
 from clients.web.app import build_app
 from clients.web.load import LoadReader
-from clients.web.pictures import Read
+from imaging import Digit
 from serve.process import ServerProcess, module_process, server_process
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,7 +64,10 @@ def page_with() -> Callable[..., AbstractContextManager[str]]:
     """`with page_with(read, address) as url:` serves the page in this process; `read` is a coroutine of the test's."""
 
     @contextmanager
-    def serve(read: Read, address: str) -> Iterator[str]:
+    def serve(read: Callable[..., Awaitable[tuple[Digit, ...]]], address: str) -> Iterator[str]:
+        async def read_all(pictures: Sequence[bytes], *, many: bool) -> list[tuple[Digit, ...]]:
+            return [await read(each, many=many) for each in pictures]
+
         started: list[uvicorn.Server] = []
         ready = threading.Event()
 
@@ -76,7 +79,7 @@ def page_with() -> Callable[..., AbstractContextManager[str]]:
 
         async def run() -> None:
             async with AsyncDigitClient(address) as client, LoadReader(address) as load:
-                app = build_app(client=client, load=load, read=read, name="127.0.0.1")
+                app = build_app(client=client, load=load, read=read_all, name="127.0.0.1")
                 await Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, ws="none")).serve()
 
         thread = threading.Thread(target=asyncio.run, args=(run(),))

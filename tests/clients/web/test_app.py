@@ -14,6 +14,7 @@ import pytest
 import imaging
 from clients import DigitClient
 from clients.web.app import MAX_PICTURE_BYTES, MAX_PICTURES
+from imaging.errors import WorkerLost
 from tests.clients.web.conftest import EXAMPLES
 
 SEVEN = (EXAMPLES / "seven.png").read_bytes()
@@ -130,14 +131,13 @@ def test_more_pictures_than_there_are_places_are_refused_at_once_and_places_retu
         assert ask(url).status_code == 200
 
 
-def test_a_picture_that_takes_too_long_to_read_is_given_up(page_with, free_address, monkeypatch):
-    monkeypatch.setattr("clients.web.app.READ_TIMEOUT_S", 0.05)
+def test_a_picture_that_ends_its_process_is_answered_all_the_same(page_with, free_address):
+    async def lost(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
+        raise WorkerLost("it ended")
 
-    async def never(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
-        return await asyncio.Event().wait()
-
-    with page_with(never, free_address) as url:
-        assert ask(url).status_code == 504
+    with page_with(lost, free_address) as url:
+        answer = ask(url)
+        assert (answer.status_code, answer.json()) == (500, {"error": "it ended"})
 
 
 def test_a_picture_that_does_not_arrive_is_given_up(page_with, free_address, monkeypatch):
