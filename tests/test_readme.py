@@ -64,6 +64,8 @@ def adapt(command: str, port: int) -> list[str]:
     # MNIST's 70,000 images are compared with each other for a minute and more: the small digits show as much.
     if words[2] == "train.explore" or (words[2] == "train" and "DIGITS_DATA_ROOT" not in os.environ):
         words += ["--data", "digits8x8"]
+        # So few images are only learnt from in small batches, and a network that guesses differs in FP16.
+        words += ["--batch-size", "64"] if words[2] == "train" else []
     return words
 
 
