@@ -1,0 +1,94 @@
+"""`python -m clients.benchmark.worker`: one of the processes that drive the load, as `measure` orders over pipes.
+
+A line of JSON on standard input orders a measurement. The worker answers with a line for every window when all of its
+requests have ended, until the next line: `stop` ends the measurement; `interrupt` as well, and what was under way is
+told, too. An empty line ends both. End of input ends the process.
+"""
+
+import asyncio
+import base64
+import contextlib
+import gc
+import selectors
+import signal
+import sys
+from typing import Any, cast
+
+import json
+from pathlib import Path
+
+import grpc.aio
+
+from clients import access
+from clients.access import Tls
+from clients.benchmark import schedule
+from clients.benchmark.calls import CHANNEL_OPTIONS
+from clients.benchmark.drive import Driver, Load
+from clients.benchmark.recording import Recorder
+
+
+async def _serve() -> None:
+    loop = asyncio.get_running_loop()
+    orders = asyncio.StreamReader(limit=1 << 27)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    print("ready", flush=True)
+    while line := await orders.readline():
+        await _measure(json.loads(line), orders)
+        print(flush=True)
+
+
+async def _measure(order: dict[str, Any], orders: asyncio.StreamReader) -> None:
+    tls = Tls(**{name: Path(path) for name, path in order["tls"].items()}) if order["tls"] else None
+    recorder = Recorder(start=order["start"] + order["warmup_s"], window_s=order["window_s"], images=order["images"])
+    async with access.open_aio_channel(order["address"], tls, CHANNEL_OPTIONS) as channel:
+        # Connected before the first request is due. What cannot connect fails as the requests do.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(channel.channel_ready(), order["start"] - asyncio.get_running_loop().time())
+        driver = Driver(channel, _load(order), recorder)
+        driving = asyncio.create_task(driver.run())
+        reporting = asyncio.create_task(_report(recorder))
+        word = await orders.readline()
+        driver.stop()
+        reporting.cancel()
+        if word.strip() == b"interrupt":
+            for window in recorder.interrupted():
+                print(window.encode())
+            driving.cancel()
+        # Until the server is quiet again.
+        with contextlib.suppress(asyncio.CancelledError):
+            await driving
+
+
+def _load(order: dict[str, Any]) -> Load:
+    return Load(
+        path=order["path"],
+        protocol=order["protocol"],
+        request=base64.b64decode(order["request"]),
+        metadata=access.metadata(order["token"]) or None,
+        callers=order["callers"],
+        due=schedule.due(**order["due"]) if order["due"] else None,
+        streams=order["streams"],
+        start=order["start"],
+        timeout_s=order["timeout_s"],
+    )
+
+
+async def _report(recorder: Recorder) -> None:
+    number = 0
+    while True:
+        print((await recorder.completed(number)).encode(), flush=True)
+        number += 1
+
+
+def main() -> None:
+    """Serve orders until the input ends."""
+    # Ctrl-C reaches every process of a terminal; this one is told by the one that ordered.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+    # epoll waits for whole milliseconds, in which a request that is due would be late; select for as long as it is told.
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        runner.run(_serve())
+
+
+if __name__ == "__main__":
+    main()
