@@ -114,7 +114,7 @@ def find_target(
         try:
             request, server = make(channel, metadata, model, images, seed)
             path = _PATHS[protocol, False]
-            call = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            call: Any = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             answer = call(request, timeout=_PROBE_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:

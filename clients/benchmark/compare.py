@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +37,10 @@ _SAME = ("protocol", "images", "streams", "arrivals", "processes")
 class Options:
     """The fields' docstrings are the command line's help."""
 
-    before: tyro.conf.Positional[Path]
+    before: Annotated[Path, tyro.conf.Positional]
     """What --json has written."""
 
-    after: tyro.conf.Positional[Path]
+    after: Annotated[Path, tyro.conf.Positional]
     """The same, later."""
 
     exit_code: bool = False
@@ -73,7 +74,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """"better", "worse", or "within noise"."""
+        """What to call it: better, worse, or within noise."""
         if self.p >= SIGNIFICANCE or abs(self.change) <= LEAST_DIFFERENCE:
             return "within noise"
         return "better" if (self.change > 0) == self.is_better_higher else "worse"

@@ -185,7 +185,7 @@ def load(path: Path) -> Document:
     except OSError as error:
         raise DigitError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DigitError(f"{path}: no document that `python -m clients.benchmark --json` has written ({error})") from error
+        raise DigitError(f"{path}: nothing that `python -m clients.benchmark --json` writes ({error!r})") from error
 
 
 def _level(plain: dict[str, Any]) -> Level:
@@ -210,4 +210,4 @@ def _finite(value: Any) -> Any:
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else str(value) if isinstance(value, Path) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

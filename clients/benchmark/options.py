@@ -57,10 +57,10 @@ class Options:
     """Windows that --duration-s is divided into."""
 
     stable_windows: int = 5
-    """A measurement is stable when so many successive windows agree ..."""
+    """A measurement is stable when its last windows, so many, and the whole of it lie ..."""
 
     agreement: float = 0.1
-    """... within this share of their mean, in requests answered and in median latency."""
+    """... within this share of those windows' mean, in requests answered and in median latency."""
 
     warmup_s: float = 1.0
     """Seconds before that, whose requests are not counted."""

@@ -67,7 +67,7 @@ def _answered(document: Document) -> list[Level]:
 
 
 def _latency(document: Document) -> Any:
-    """Each level's distribution, as far as its number of requests goes; in the open loop from when they were sent, too."""
+    """Each level's distribution, as far as its number of requests goes; in the open loop from both moments."""
     figure, axes = _figure(document, "Latency distribution")
     for level, colour in zip(_answered(document), itertools.cycle(_COLOURS)):
         _curve(axes, level.latency.histogram, level.name, colour, "-")
@@ -87,7 +87,7 @@ def _latency(document: Document) -> Any:
     if any(level.service for level in document.levels):
         axes.plot([], [], ":", color="0.3", label="dotted: from when it was sent")
         axes.plot([], [], "-", color="0.3", label="solid: from when it was due")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
     return figure
 
 

@@ -98,10 +98,13 @@ def server_pids(address: str, pid: int | None) -> list[int]:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # other people's processes, on some systems
         return []
-    listening = {
-        each.pid for each in connections if each.status == psutil.CONN_LISTEN and each.laddr.port == int(port)
-    } - {None}
-    pids = sorted(each for each in listening if each is not None)
+    pids = sorted(
+        {
+            each.pid
+            for each in connections
+            if each.status == psutil.CONN_LISTEN and each.pid and each.laddr and each.laddr.port == int(port)
+        }
+    )
     parents = set()
     for each in pids:
         with contextlib.suppress(psutil.Error):
@@ -157,9 +160,7 @@ def gpu_means(output: str) -> list[GpuUsage]:
     for (_, name), figures in rows.items():
         utilization, memory_mib, power = (sum(column) / len(column) for column in zip(*figures, strict=True))
         usages.append(
-            GpuUsage(
-                name=name, utilization_percent=utilization, memory_mb=memory_mib * (1 << 20) / 1e6, power_w=power
-            )
+            GpuUsage(name=name, utilization_percent=utilization, memory_mb=memory_mib * (1 << 20) / 1e6, power_w=power)
         )
     return usages
 

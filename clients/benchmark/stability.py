@@ -6,7 +6,9 @@ import numpy as np
 
 
 def is_stable(windows: Sequence[Sequence[float]], *, count: int, agreement: float) -> bool:
-    """Whether the last `count` windows agree: each of their figures lies within a share of its mean over them.
+    """Whether the windows have settled: each figure of the last `count` lies within a share of its mean over them.
+
+    So does its mean over all windows, for that is what the result will be.
 
     This decides when to stop, and what is said of the result. It never decides which windows count: leaving out those
     that were unlike the others would leave out just the stalls that callers notice.
@@ -18,7 +20,8 @@ def is_stable(windows: Sequence[Sequence[float]], *, count: int, agreement: floa
     """
     if len(windows) < count:
         return False
-    figures = np.array(windows[-count:], np.float64)
-    means = figures.mean(axis=0)
+    figures = np.array(windows, np.float64)
+    last = figures[-count:]
+    means = last.mean(axis=0)
     # NaN compares as not close.
-    return bool(np.all(np.abs(figures - means) <= agreement * means))
+    return bool(np.all(np.abs(np.vstack([last, figures.mean(axis=0)]) - means) <= agreement * means))

@@ -98,7 +98,9 @@ def _latencies(levels: Sequence[Level]) -> str:
                 ]
             )
             if not number:
-                rows.append(["", f"{CONFIDENCE:.0%} interval", "", *(_ends(distribution, each) for each in PERCENTILES), "", ""])
+                rows.append(
+                    ["", f"{CONFIDENCE:.0%} interval", "", *(_ends(distribution, each) for each in PERCENTILES), "", ""]
+                )
     return grid(heads, rows)
 
 
@@ -120,15 +122,17 @@ def _details(document: Document) -> list[str]:
             f"What the server says ({splits[0][1].source})\n"
             + _ragged(["", "queue ms", "compute ms", "batch", "engine calls by images"], rows)
         )
-    for level in document.levels:
-        if level.metrics:
-            notes.append(f"The server's metrics, {level.name}, grew by\n" + _metrics(level.metrics))
-    for level in document.levels:
-        notes += [
-            f"{level.name}: {gpu.name} {gpu.utilization_percent:.0f} % busy, {gpu.memory_mb:,.0f} MB, {gpu.power_w:.0f} W"
-            for gpu in level.gpus
-        ]
-    return notes + ["\n".join(_remarks(document))]
+    notes += [
+        f"The server's metrics grew by, {level.name}, warm-up included\n{_metrics(level.metrics)}"
+        for level in document.levels
+        if level.metrics
+    ]
+    gpus = [(level.name, gpu) for level in document.levels for gpu in level.gpus]
+    notes += [
+        f"{name}: {gpu.name} {gpu.utilization_percent:.0f} % busy, {gpu.memory_mb:,.0f} MB, {gpu.power_w:.0f} W"
+        for name, gpu in gpus
+    ]
+    return [*notes, "\n".join(_remarks(document))]
 
 
 def _remarks(document: Document) -> list[str]:
@@ -144,13 +148,11 @@ def _remarks(document: Document) -> list[str]:
         )
     if unstable := [level.name for level in levels if not level.stable]:
         remarks.append(
-            f"Not stable: {', '.join(unstable)}: the last {options['stable_windows']} windows differ by more than "
-            f"{options['agreement']:.0%} from their mean."
+            f"Not stable: {', '.join(unstable)}: the last {options['stable_windows']} windows, or the whole, differ by "
+            f"more than {options['agreement']:.0%} from the mean of those windows."
         )
     processes = options["processes"]
-    if busy := [
-        level.name for level in levels if level.client_usage and level.client_usage.cores > _BUSY * processes
-    ]:
+    if busy := [level.name for level in levels if level.client_usage and level.client_usage.cores > _BUSY * processes]:
         remarks.append(
             f"The load generator was busy all of the time: {', '.join(busy)}; it is part of what was measured. "
             f"More --processes than {processes} can help, on free cores."
@@ -185,7 +187,7 @@ def _ends(distribution: Distribution, name: str) -> str:
     percentile = distribution.percentiles[name]
     if percentile.low_ms is None or percentile.high_ms is None:
         return ""
-    return f"{_milliseconds(percentile.low_ms)}–{_milliseconds(percentile.high_ms)}"
+    return f"{_milliseconds(percentile.low_ms)}..{_milliseconds(percentile.high_ms)}"
 
 
 def _milliseconds(value: float | None) -> str:
@@ -225,6 +227,4 @@ def _ragged(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells in columns, each to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(map(str.rjust, row, widths)).rstrip() for row in (heads, *rows)
-    )
+    return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in (heads, *rows))

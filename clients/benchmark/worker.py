@@ -9,15 +9,12 @@ import asyncio
 import base64
 import contextlib
 import gc
+import json
 import selectors
 import signal
 import sys
-from typing import Any, cast
-
-import json
 from pathlib import Path
-
-import grpc.aio
+from typing import Any
 
 from clients import access
 from clients.access import Tls
@@ -85,7 +82,7 @@ def main() -> None:
     # Ctrl-C reaches every process of a terminal; this one is told by the one that ordered.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
-    # epoll waits for whole milliseconds, in which a request that is due would be late; select for as long as it is told.
+    # epoll waits for whole milliseconds, which would make requests late; select waits as long as it is told.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(_serve())
 
