@@ -19,6 +19,7 @@ import numpy.typing as npt
 import psutil
 from tqdm import tqdm
 
+import clients.benchmark.document
 import train.checkpoint
 import train.data
 from clients import AsyncDigitClient
@@ -51,11 +52,10 @@ def main() -> int:
             digits = asyncio.run(classify(server, dataset))
             memory_mb = resident_mb(server)
         with stage("5. Measure"):
-            benchmark = run("clients.benchmark", "--address", server.address, "--duration-s", "3")
+            run("clients.benchmark", "--address", server.address, "--duration-s", "3", "--json", RUN / "benchmark.json")
         with stage("6. Stop the server"):
             stack.close()
             print("it drained and ended with status 0")
-    (RUN / "benchmark.json").write_text(benchmark.splitlines()[-1] + "\n")
     return report(dataset, digits, memory_mb=memory_mb, seconds=time.perf_counter() - started)
 
 
@@ -68,21 +68,12 @@ def find_dataset() -> Dataset:
         return train.data.load("digits8x8")
 
 
-def run(module: str, *arguments: object) -> str:
-    """Run a command of this project, show what it prints as it prints it, and return that."""
+def run(module: str, *arguments: object) -> None:
+    """Run a command of this project, and show it."""
     words = ["-m", module, *map(str, arguments)]
     print(f"$ python {shlex.join(words)}", flush=True)
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            # The JSON at the end of a benchmark is for programs.
-            if not line.startswith("{"):
-                print(line, end="", flush=True)
-            lines.append(line)
-    if process.returncode:
-        raise SystemExit(f"error: {module} ended with status {process.returncode}")
-    return "".join(lines)
+    if status := subprocess.run([sys.executable, *words], check=False).returncode:
+        raise SystemExit(f"error: {module} ended with status {status}")
 
 
 async def classify(server: ServerProcess, dataset: Dataset) -> npt.NDArray[np.int64]:
@@ -111,7 +102,7 @@ def report(dataset: Dataset, served: npt.NDArray[np.int64], *, memory_mb: float,
     equal = int(np.sum(served == own))
     accuracy = float(np.mean(served == labels))
     parity = json.loads((RUN / "bundle" / "parity.json").read_text())["checks"][0]["comparison"]
-    levels = json.loads((RUN / "benchmark.json").read_text())["levels"]
+    levels = clients.benchmark.document.load(RUN / "benchmark.json").levels
     name = "MNIST" if dataset.name == "mnist" else "digits8x8, which is not MNIST"
     figures = {
         "accuracy through gRPC": f"{accuracy:.2%} of {len(labels):,} test images",
@@ -119,8 +110,8 @@ def report(dataset: Dataset, served: npt.NDArray[np.int64], *, memory_mb: float,
         "parity at export": f"{parity['agreement']:.2%} same digits; probabilities differ by at most "
         f"{parity['max_difference']:.1e}, on average {parity['mean_difference']:.1e}",
         **{
-            f"{level['concurrency']} at a time": f"{level['requests_per_s']:,.0f} requests/s, "
-            f"p50 {level['latency_ms']['p50']:.2f} ms, p99 {level['latency_ms']['p99']:.2f} ms"
+            f"{level.callers} at a time": f"{level.requests_per_s:,.0f} requests/s, "
+            + ", ".join(f"{name} {level.latency.percentiles[name].value_ms or 0:.2f} ms" for name in ("p50", "p99"))
             for level in levels
         },
         "server's memory": f"{memory_mb:.0f} MB resident after the test images",
