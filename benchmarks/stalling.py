@@ -23,9 +23,7 @@ class StallingServer(digits_pb2_grpc.DigitRecognizerServicer):
         self._stall_s = stall_s
         self._service_s = service_s
 
-    async def Classify(
-        self, request: digits_pb2.ClassifyRequest, _: object
-    ) -> digits_pb2.ClassifyResponse:
+    async def Classify(self, request: digits_pb2.ClassifyRequest, _: object) -> digits_pb2.ClassifyResponse:
         """Answer after the stall, if there is one."""
         phase = asyncio.get_running_loop().time() % self._period_s
         await asyncio.sleep(max(0.0, self._stall_s - phase) + self._service_s)

@@ -112,7 +112,11 @@ class Options:
         ):
             if not least <= value <= most:
                 raise ValueError(f"--{name} is {value:g}; {least:g} to {most:g} was expected")
-        _ = self.objective
+        if 0 < self.streams < self.processes:
+            raise ValueError(
+                f"--streams is {self.streams}; 0, or one for each of {self.processes} --processes, was expected"
+            )
+        _ = self.objective  # or its message
         if not re.fullmatch(r"\S+:\d{1,5}", self.address):
             raise ValueError(f"--address is {self.address!r}; HOST:PORT was expected")
         if self.metrics_url is not None and urlsplit(self.metrics_url).scheme not in ("http", "https"):

@@ -53,6 +53,11 @@ def search(first_per_s: float) -> Generator[float, bool, float]:
             met = rate
         else:
             missed = rate
-        if missed - met <= PRECISION * missed or missed <= LOWEST_PER_S or met >= HIGHEST_PER_S:
+        if math.isinf(missed):
+            if met >= HIGHEST_PER_S:
+                return met
+            rate = 2 * met
+        elif missed - met <= PRECISION * missed or missed <= LOWEST_PER_S:
             return met
-        rate = 2 * met if math.isinf(missed) else (met + missed) / 2
+        else:
+            rate = (met + missed) / 2
