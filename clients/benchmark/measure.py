@@ -161,7 +161,7 @@ class _Run:
                 return
 
     async def _floor(self, address: str, callers: int) -> Level:
-        self._tell(f"the load generator itself, {callers} callers, {self._options.floor_s:g} s …")
+        self._tell(f"the load generator itself, {_callers(callers)}, {self._options.floor_s:g} s …")
         order = Order(
             address=address,
             callers=callers,
@@ -173,7 +173,7 @@ class _Run:
         return await self._measure(order)
 
     async def _closed(self, callers: int) -> Level:
-        self._tell(f"{callers} callers, {self._seconds()} …")
+        self._tell(f"{_callers(callers)}, {self._seconds()} …")
         return await self._measure(self._order(callers=callers))
 
     async def _open(self, rate: float) -> Level:
@@ -182,8 +182,10 @@ class _Run:
 
     def _seconds(self) -> str:
         options = self._options
-        upper = f" to {options.longest_s:g}" if options.longest_s > options.duration_s else ""
-        return f"{options.warmup_s:g} s of warm-up and {options.duration_s:g}{upper} s"
+        upper = (
+            f", at most {options.longest_s:g} s until it is stable" if options.longest_s > options.duration_s else ""
+        )
+        return f"{options.warmup_s:g} s of warm-up and {options.duration_s:g} s{upper}"
 
     def _order(self, callers: int | None = None, rate_per_s: float | None = None) -> Order:
         options, windows = self._options, self._options.windows
@@ -252,11 +254,13 @@ class _Run:
         figures: list[tuple[float, float]] = []
         stable = False
         while not self._interrupt.is_set():
-            told = asyncio.gather(*(worker.read() for worker in self._workers))
+            reads = [asyncio.ensure_future(worker.read()) for worker in self._workers]
+            told = asyncio.gather(*reads)
             interrupted = asyncio.ensure_future(self._interrupt.wait())
             await asyncio.wait((told, interrupted), return_when=asyncio.FIRST_COMPLETED)
             interrupted.cancel()
             if not told.done():
+                lines += [read.result() for read in reads if read.done()]
                 told.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await told
@@ -327,6 +331,10 @@ class _Run:
         if options.metrics_url:
             metrics = await asyncio.to_thread(resources.scrape, options.metrics_url)
         return statistics, metrics
+
+
+def _callers(number: int) -> str:
+    return "1 caller" if number == 1 else f"{number} callers"
 
 
 def _part(whole: int, number: int, parts: int) -> int:

@@ -123,7 +123,7 @@ def _details(document: Document) -> list[str]:
             + _ragged(["", "queue ms", "compute ms", "batch", "engine calls by images"], rows)
         )
     notes += [
-        f"The server's metrics grew by, {level.name}, warm-up included\n{_metrics(level.metrics)}"
+        f"The server's own metrics, {level.name}, warm-up included\n{_metrics(level.metrics)}"
         for level in document.levels
         if level.metrics
     ]
@@ -138,7 +138,7 @@ def _details(document: Document) -> list[str]:
 def _remarks(document: Document) -> list[str]:
     options, levels = document.options, document.levels
     remarks = [
-        f"{options['warmup_s']:g} s of warm-up were discarded before each measurement, and nothing after it.",
+        f"Each measurement began after {options['warmup_s']:g} s of warm-up. Nothing after it was left out.",
     ]
     if any(level.latency.percentiles[name].value_ms is None for level in levels for name in PERCENTILES):
         remarks.append(

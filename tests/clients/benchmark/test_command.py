@@ -83,7 +83,7 @@ def test_the_table_shows_what_the_document_holds(everything):
     assert text.index("The load generator itself") < text.index(found.options["address"])
     for level in found.levels:
         assert f"{level.requests_per_s:,.0f}" in text
-    assert "0.1 s of warm-up were discarded" in text
+    assert "after 0.1 s of warm-up" in text
 
 
 def test_three_figures_are_drawn(everything):
@@ -149,8 +149,8 @@ def test_ctrl_c_shows_what_was_measured_so_far_and_ends_with_130(address, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr.readline().startswith("1 callers")
-        assert process.stderr.readline().startswith("2 callers")
+        assert process.stderr.readline().startswith("1 caller,")
+        assert process.stderr.readline().startswith("2 callers,")
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
