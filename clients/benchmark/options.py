@@ -34,8 +34,8 @@ class Options:
     """Send requests as messages on so many streams instead of as calls, 0 to 1024."""
 
     concurrency: tuple[int, ...] = ()
-    """Closed loop: numbers of requests under way at any time, one measurement each. Default: 1 8 64, where neither
-    --rate nor --slo asks for the open loop."""
+    """Closed loop: numbers of requests under way at any time, one measurement each. Default: 1 8 64, unless there is a
+    --rate or an --slo."""
 
     rate: tuple[float, ...] = ()
     """Open loop: numbers of requests that are due in a second, whatever became of the others, one measurement each."""
@@ -44,8 +44,8 @@ class Options:
     """Open loop: whether requests are due at random, as from many people, or evenly spaced."""
 
     slo: Annotated[str | None, tyro.conf.arg(metavar="pPERCENT=TIME")] = None
-    """Such as p99=5ms: count as good what is answered within the time, and search for the highest rate (unless --rate
-    or --concurrency say what to measure) at which so many of all requests are."""
+    """Such as p99=5ms: count as good what is answered within the time, and search for the highest rate at which so
+    many of all requests are, unless --rate or --concurrency say what to measure."""
 
     duration_s: float = 5.0
     """Seconds that are measured, at least."""
@@ -57,10 +57,11 @@ class Options:
     """Windows that --duration-s is divided into."""
 
     stable_windows: int = 5
-    """A measurement is stable when its last windows, so many, and the whole of it lie ..."""
+    """How many windows at the end of a measurement have to agree for it to be stable."""
 
     agreement: float = 0.1
-    """... within this share of those windows' mean, in requests answered and in median latency."""
+    """Share of those windows' mean within which each of them, and the whole, has to lie, in requests answered and in
+    median latency."""
 
     warmup_s: float = 1.0
     """Seconds before that, whose requests are not counted."""
@@ -69,8 +70,8 @@ class Options:
     """Deadline of each request in seconds; in the open loop from the moment at which it is due."""
 
     processes: int = 1
-    """Processes that drive the load, a connection each. One process makes some thousand requests a second: let its
-    CPU in the table tell whether more are needed."""
+    """Processes that drive the load, a connection each. The floor and the client's CPU in the table tell whether more
+    are needed."""
 
     floor_s: float = 1.0
     """Seconds to measure this program itself, against a server that does nothing; 0 does without."""
