@@ -42,7 +42,10 @@ class Options:
     bundle: Path = Path("pretrained/champion")
     """What is served. A large network, beside whose time the generators' own is small."""
 
-    rate_per_s: float = 100.0
+    images: Annotated[int, tyro.conf.arg(metavar="N")] = 8
+    """Images in each request: LoadGen hands requests from thread to thread, beside which they should take long."""
+
+    rate_per_s: float = 60.0
     """Requests a second."""
 
     repeats: Annotated[int, tyro.conf.arg(metavar="N")] = 5
@@ -115,17 +118,21 @@ def _compare(options: Options, name: str, server: ServerProcess, folder: Path) -
 
 def _benchmark(options: Options, address: str, seed: int, file: Path) -> dict[str, float]:
     duration_s = str(options.duration_s)
-    words = ["--address", address, "--rate", str(options.rate_per_s), "--seed", str(seed), "--floor-s", "0"]
+    words = [*_load(options, address), "--seed", str(seed), "--floor-s", "0"]
     words += ["--duration-s", duration_s, "--max-duration-s", duration_s, "--json", str(file)]
     (level,) = _run([], words, file)["levels"]
     return {name: level["latency"]["percentiles"][name]["value_ms"] for name in PERCENTILES}
 
 
 def _loadgen(options: Options, address: str, file: Path) -> dict[str, float]:
-    words = ["--address", address, "--rate", str(options.rate_per_s), "--duration-s", str(options.duration_s)]
+    words = [*_load(options, address), "--duration-s", str(options.duration_s)]
     # Whether it would be valid as a result is another question.
     figures = _run(["loadgen"], [*words, "--slo-ms", "10000", "--json", str(file)], file)["figures"]
     return {name: figures[f"{theirs} percentile latency (ns)"] / 1e6 for name, theirs in PERCENTILES.items()}
+
+
+def _load(options: Options, address: str) -> list[str]:
+    return ["--address", address, "--rate", str(options.rate_per_s), "--images", str(options.images)]
 
 
 def _run(command: list[str], words: list[str], file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -471,6 +472,8 @@ async def _module(name: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """One of this package's programs, ended on leaving."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", f"clients.benchmark.{name}"),
+        # That a server which is done with goes away is nothing to tell people.
+        env={"GRPC_VERBOSITY": "ERROR"} | os.environ,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LONGEST_LINE,
