@@ -14,17 +14,12 @@ import numpy as np
 
 from clients import access
 from clients.access import Tls
+from clients.channel import open_channel
 from clients.errors import DigitError, from_status
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
 
 Protocol = Literal["digits", "inference"]
-
-# Retries would hide refusals, and their waiting would count as latency.
-CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-]
 
 _PATHS = {
     ("digits", False): "/digits.v1.DigitRecognizer/Classify",
@@ -110,7 +105,7 @@ def find_target(
     """
     metadata = access.metadata(token)
     make = _digits if protocol == "digits" else _inference
-    with access.open_channel(address, tls, CHANNEL_OPTIONS) as channel:
+    with open_channel(address, tls, retry=False) as channel:
         try:
             request, server = make(channel, metadata, model, images, seed)
             path = _PATHS[protocol, False]
@@ -206,7 +201,7 @@ class Statistics:
 def read_statistics(address: str, model: str, *, tls: Tls | None, token: str | None) -> Statistics | None:
     """The account of one model; None from a server that keeps none."""
     request = inference_pb2.ModelStatisticsRequest(name=model)
-    with access.open_channel(address, tls, CHANNEL_OPTIONS) as channel:
+    with open_channel(address, tls, retry=False) as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             answer = stub.ModelStatistics(request, timeout=_PROBE_TIMEOUT_S, metadata=access.metadata(token))

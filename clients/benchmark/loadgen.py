@@ -26,7 +26,8 @@ import tyro
 from clients import access
 from clients.access import AccessOptions
 from clients.benchmark import calls
-from clients.benchmark.calls import CHANNEL_OPTIONS, Target
+from clients.benchmark.calls import Target
+from clients.channel import open_aio_channel
 from clients.errors import DigitError
 
 Scenario = Literal["SingleStream", "Server", "Offline"]
@@ -137,7 +138,7 @@ class _Sender:
 
     async def _connect(self) -> None:
         options = self._options
-        channel = access.open_aio_channel(options.address, options.access.tls(), CHANNEL_OPTIONS)
+        channel = open_aio_channel(options.address, options.access.tls(), retry=False)
         self._method: Any = channel.unary_unary(self._target.path, request_serializer=None, response_deserializer=None)
         self._free = asyncio.Semaphore(options.concurrency if options.scenario == "Offline" else 1 << 20)
         await self._method(self._target.request, timeout=_TIMEOUT_S, metadata=self._metadata)

@@ -19,9 +19,9 @@ from typing import Any
 from clients import access
 from clients.access import Tls
 from clients.benchmark import schedule
-from clients.benchmark.calls import CHANNEL_OPTIONS
 from clients.benchmark.drive import Driver, Load
 from clients.benchmark.recording import Recorder
+from clients.channel import open_aio_channel
 
 
 async def _serve() -> None:
@@ -35,9 +35,10 @@ async def _serve() -> None:
 
 
 async def _measure(order: dict[str, Any], orders: asyncio.StreamReader) -> None:
-    tls = Tls(**{name: Path(path) for name, path in order["tls"].items()}) if order["tls"] else None
+    tls = _tls(order["tls"]) if order["tls"] else None
     recorder = Recorder(start=order["start"] + order["warmup_s"], window_s=order["window_s"], images=order["images"])
-    async with access.open_aio_channel(order["address"], tls, CHANNEL_OPTIONS) as channel:
+    # Repeated calls would hide refusals, and their waiting would count as latency.
+    async with open_aio_channel(order["address"], tls, retry=False) as channel:
         # Connected before the first request is due. What cannot connect fails as the requests do.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(channel.channel_ready(), order["start"] - asyncio.get_running_loop().time())
@@ -54,6 +55,11 @@ async def _measure(order: dict[str, Any], orders: asyncio.StreamReader) -> None:
         # Until the server is quiet again.
         with contextlib.suppress(asyncio.CancelledError):
             await driving
+
+
+def _tls(plain: dict[str, Any]) -> Tls:
+    cert, key = (Path(plain[name]) if plain[name] else None for name in ("cert", "key"))
+    return Tls(root=Path(plain["root"]), cert=cert, key=key, server_name=plain["server_name"])
 
 
 def _load(order: dict[str, Any]) -> Load:

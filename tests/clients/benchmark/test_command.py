@@ -72,7 +72,7 @@ def test_every_loop_is_measured_and_every_request_accounted_for(everything, addr
 def test_the_open_loop_sends_as_planned_and_shows_both_latencies_and_their_gap(everything):
     found, text, _ = everything
     opened = found.levels[-1]
-    assert opened.due == 80
+    assert opened.due == pytest.approx(80, abs=1)  # one at each end may fall to either side
     assert opened.latency.mean_ms == pytest.approx(opened.service.mean_ms + opened.late.mean_ms, rel=0.01)
     for words in ("due → answer", "sent → answer", "due → sent"):
         assert words in text

@@ -1,9 +1,15 @@
 """Options out of range, each refused with what was received and what was expected."""
 
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 
+from clients.access import Tls
 from clients.benchmark import compare, document, engines, loadgen
 from clients.benchmark.options import Options
+from clients.benchmark.worker import _tls
 from clients.errors import DigitError
 
 
@@ -56,3 +62,10 @@ def test_engines_and_loadgen_refuse_what_they_cannot_use(tmp_path):
         loadgen.Options(rate=0.0)
     with pytest.raises(DigitError, match="a bundle directory was expected"):
         engines.main([str(tmp_path / "nothing")])
+
+
+@pytest.mark.parametrize(
+    "tls", [Tls(root=Path("a")), Tls(root=Path("a"), cert=Path("b"), key=Path("c"), server_name="d")]
+)
+def test_a_worker_is_told_the_files_of_an_encrypted_connection(tls):
+    assert _tls(json.loads(json.dumps(dataclasses.asdict(tls), default=str))) == tls
