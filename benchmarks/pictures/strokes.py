@@ -1,0 +1,153 @@
+"""From a digit of 28 x 28 pixels to the path of the pen that wrote it, which any pen can follow at any size."""
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Matrix = npt.NDArray[np.float64]
+
+# The digit is enlarged by this much before it is thinned, so that the path is known to a fraction of a pixel.
+_ENLARGED = 4
+
+# Pixels of a distance field for the larger side of the digit, and around it.
+_SIDE = 256
+_MARGIN = 48
+
+# A path says too little of a digit, such as one with a loop that has run full, where more than this share of the ink
+# is farther away from it than this multiple of the pen's radius.
+_UNEXPLAINED = 0.01
+_FAR = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Strokes:
+    """The path of a pen. Unit of length: the larger side of the digit. The origin is the digit's middle.
+
+    Attributes:
+        points: float32 [K, 2], x and y.
+        links: int64 [M, 2], which points are joined.
+        surplus: float32 [K], what the ink's radius has on top of the pen's at each point. All 0, but for digits whose
+            path alone says too little.
+        radius: The median radius of the pen that wrote it.
+        least_radius: The smallest radius of a pen that can write it legibly.
+    """
+
+    points: Floats
+    links: npt.NDArray[np.int64]
+    surplus: Floats
+    radius: float
+    least_radius: float
+
+    def field(self, radius: float, change: Floats | None = None) -> Floats:
+        """Distance to the edge of the ink, negative inside, for a pen of that radius: float32 [S, S].
+
+        Args:
+            radius: Of the pen.
+            change: float32 [K]: factor of the radius at each point.
+        """
+        size = _SIDE + 2 * _MARGIN
+        radii = max(radius, self.least_radius) * (np.ones(len(self.points)) if change is None else change) + self.surplus
+        start, end = self.links.T
+        steps = 2 + int(_SIDE * np.abs(self.points[start] - self.points[end]).max())
+        along = np.linspace(0, 1, steps, dtype=np.float32)[:, None, None]
+        points = (self.points[start] * (1 - along) + self.points[end] * along).reshape(-1, 2)
+        spread = (radii[start] * (1 - along[..., 0]) + radii[end] * along[..., 0]).ravel().astype(np.float32)
+        place = np.rint(points * _SIDE + size / 2).astype(np.intp)
+        canvas = np.ones((size, size), np.uint8)
+        canvas[place[:, 1], place[:, 0]] = 0
+        _, labels = cv2.distanceTransformWithLabels(
+            canvas, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        # The transform finds the nearest pixel of the path; the distance to the point that lies in it is exact.
+        nearest = np.zeros(labels.max() + 1, np.intp)
+        nearest[labels[place[:, 1], place[:, 0]]] = np.arange(len(points))
+        which = nearest[labels]
+        grid = (np.arange(size, dtype=np.float32) - size / 2) / _SIDE
+        return np.hypot(grid[None] - points[which, 0], grid[:, None] - points[which, 1]) - spread[which]
+
+
+# From the unit of strokes to pixels of a field.
+TO_FIELD: Matrix = np.array([[_SIDE, 0, _SIDE / 2 + _MARGIN], [0, _SIDE, _SIDE / 2 + _MARGIN], [0, 0, 1]])
+
+
+def trace(pixels: Bytes) -> Strokes:
+    """The strokes of a digit, uint8 [28, 28], white on black."""
+    large = cv2.resize(pixels, None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_CUBIC)
+    large = cv2.GaussianBlur(large, (0, 0), 0.45 * _ENLARGED)
+    ink = _without_specks((large > 0.42 * large.max()).astype(np.uint8))
+    thin = _thin(ink)
+    ys, xs = np.nonzero(thin)
+    index = np.full((thin.shape[0] + 1, thin.shape[1] + 2), -1)
+    index[ys, xs + 1] = np.arange(len(ys))
+    pairs = [
+        np.stack([np.arange(len(ys)), index[ys + down, xs + 1 + right]], axis=1)
+        for down, right in ((0, 1), (1, -1), (1, 0), (1, 1))
+    ]
+    links = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    # A single point is joined to itself.
+    links = links[links[:, 1] >= 0] if len(ys) > 1 else np.zeros((1, 2), np.int64)
+    # A radius is that from the middle of a pixel to the edge of the last one.
+    radii = cv2.distanceTransform(ink, cv2.DIST_L2, cv2.DIST_MASK_5)[ys, xs] - 0.5
+    path = _smooth(np.stack([xs, ys, radii], axis=1).astype(np.float32), links)
+    points, radius = path[:, :2], path[:, 2]
+    low, high = points.min(axis=0), points.max(axis=0)
+    side = max(float((high - low).max()), 1.0)
+    middle = float(np.median(radius))
+    away = cv2.distanceTransform(1 - thin, cv2.DIST_L2, cv2.DIST_MASK_5)
+    explained = np.mean(away[ink > 0] > _FAR * (middle + 0.5)) < _UNEXPLAINED
+    return Strokes(
+        points=((points - (low + high) / 2) / side).astype(np.float32),
+        links=links,
+        surplus=(radius * 0 if explained else (radius - middle) / side).astype(np.float32),
+        radius=middle / side,
+        least_radius=0.0 if explained else middle / side,
+    )
+
+
+def _without_specks(ink: Bytes) -> Bytes:
+    """The parts that are more than a tenth of the largest one."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    kept = 1 + np.nonzero(areas > 0.1 * areas.max())[0]
+    return np.isin(labels, kept).astype(np.uint8)
+
+
+def _smooth(path: Floats, links: npt.NDArray[np.int64]) -> Floats:
+    """The path [K, C] as a steady hand would have drawn it."""
+    inner = (degree := np.bincount(links.ravel(), minlength=len(path))) >= 2
+    for _ in range(6):
+        total = np.zeros_like(path)
+        np.add.at(total, links[:, 0], path[links[:, 1]])
+        np.add.at(total, links[:, 1], path[links[:, 0]])
+        path[inner] = 0.5 * path[inner] + 0.5 * total[inner] / degree[inner, None]
+    return path
+
+
+def _thin(ink: Bytes) -> Bytes:
+    """The middle lines of the ink, by the algorithm of Zhang and Suen."""
+    weights = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)
+    thin = cv2.copyMakeBorder(ink, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    while True:
+        before = thin
+        for kept in _kept():
+            thin = thin & cv2.LUT(cv2.filter2D(thin, cv2.CV_8U, weights, borderType=cv2.BORDER_CONSTANT), kept)
+        if np.array_equal(before, thin):
+            return thin[1:-1, 1:-1]
+
+
+@functools.cache
+def _kept() -> tuple[Bytes, Bytes]:
+    """Whether a pixel stays, by the neighbours that it has, clockwise from the top: for either half of a step."""
+    tables = np.ones((2, 256), np.uint8)
+    for code in range(256):
+        p = [code >> bit & 1 for bit in range(8)]
+        turns = sum(not a and b for a, b in zip(p, p[1:] + p[:1], strict=True))
+        if 2 <= sum(p) <= 6 and turns == 1:
+            tables[0, code] = bool(p[0] and p[2] and p[4] or p[2] and p[4] and p[6])
+            tables[1, code] = bool(p[0] and p[2] and p[6] or p[0] and p[4] and p[6])
+    return tables[0], tables[1]
