@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.pictures.strokes import Strokes, Floats
+from benchmarks.pictures.strokes import Floats, Strokes
 
 Colour = tuple[int, int, int]
 
@@ -48,7 +48,7 @@ PENS = {
         width_mm=(0.4, 1.0),
         digit_mm=(6, 40),
         opacity=(0.5, 0.85),
-        grain=0.5,
+        grain=0.45,
         streaks=0.1,
         surfaces=("white paper", "cream paper", "recycled paper"),
     ),
@@ -65,7 +65,7 @@ PENS = {
         width_mm=(6, 12),
         digit_mm=(60, 250),
         opacity=(0.7, 0.98),
-        grain=0.6,
+        grain=0.75,
         surfaces=("green board", "black board"),
     ),
     "white pen": Pen(
@@ -135,4 +135,4 @@ def pressure(rng: np.random.Generator, strokes: Strokes, strength: float) -> Flo
     for _ in range(3):
         direction, phase = rng.normal(0, 4, 2), rng.uniform(0, 6.3)
         waves += np.sin(strokes.points @ direction + phase).astype(np.float32)
-    return 1 + strength * waves / 3
+    return 1 + np.float32(strength / 3) * waves

@@ -132,9 +132,9 @@ def _shape(rng: np.random.Generator) -> tuple[int, int]:
     if kind < 0.1:
         long = log_uniform(rng, 200, 600)
     elif kind < 0.95:
-        long = log_uniform(rng, 600, 1600)
+        long = log_uniform(rng, 600, 1400)
     else:
-        long = log_uniform(rng, 1600, 2400) if kind < 0.993 else 4000.0
+        long = log_uniform(rng, 1400, 2400) if kind < 0.993 else 4000.0
     short = long / rng.choice([4 / 3, 4 / 3, 3 / 2, 16 / 9, 1.0])
     sides = (round(short), round(long))
     return sides if rng.random() < 0.4 else sides[::-1]
@@ -189,15 +189,15 @@ def _focus(rng: np.random.Generator, stroke_pixels: float, view: _View) -> tuple
 def _coverage(field: Floats, blur: float) -> Floats:
     """Share of ink at each pixel, where edges are `blur` pixels wide."""
     share = np.clip(0.5 - field / np.float32(blur), 0, 1)
-    return share * share * (3 - 2 * share)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
 def _ink(rng: np.random.Generator, pen: Pen, field: Floats, view: _View, stroke: float, blur: float) -> Floats:
     opacity = np.float32(rng.uniform(*pen.opacity))
     if pen.grain:
-        tooth = noise(rng, view.shape, max(1.0, 0.12 * stroke))
-    if pen.grain > 0.4:
-        field = field + tooth * np.float32(0.07 * stroke)
+        # A pencil rubs off on the tips of the fibres, chalk in crumbs.
+        tooth = noise(rng, view.shape, max(1.0, 0.14 * stroke * pen.grain))
+        field = field + tooth * np.float32(0.1 * stroke * pen.grain**2)
     # A line that is narrower than its blur loses strength with it.
     ink = _coverage(field, blur) * opacity * np.float32(min(1.0, (0.35 + stroke / (blur + 0.5))))
     if pen.streaks:
@@ -227,9 +227,10 @@ def _ruling(rng: np.random.Generator, surface: Surface, view: _View, blur: float
         for x, y in _inside(view.project(dots), view):
             cv2.circle(canvas, (round(x * 16), round(y * 16)), max(8, round(5 * view.mm)), 255, -1, cv2.LINE_AA, 4)
     else:
-        ends = [np.stack([np.full(2, 0) + [-reach, reach], np.full(2, y)], axis=1) for y in steps]
+        across = np.array([-reach, reach])
+        ends = [np.stack([across, np.full(2, y)], axis=1) for y in steps]
         if kind == "squared":
-            ends += [np.stack([np.full(2, x), np.full(2, 0) + [-reach, reach]], axis=1) for x in others]
+            ends += [np.stack([np.full(2, x), across], axis=1) for x in others]
         _draw_lines(canvas, ends, rotation, view, thickness)
     soft = cv2.GaussianBlur(canvas, (0, 0), 0.25 * blur) if blur > 2 else canvas
     return kind, soft * np.float32(strength / 255)
@@ -251,9 +252,7 @@ def _inside(points: Matrix, view: _View) -> Matrix:
     return points[kept][:4000]
 
 
-def _border(
-    rng: np.random.Generator, surface: Surface, strokes: Strokes, view: _View
-) -> tuple[str, Floats | None]:
+def _border(rng: np.random.Generator, surface: Surface, strokes: Strokes, view: _View) -> tuple[str, Floats | None]:
     """Where the sheet ends, if that can be seen: share of it at each pixel."""
     height, width = view.shape
     box = view.project(strokes.points * view.scale / view.mm)
@@ -285,7 +284,15 @@ def _border(
 
 def _desk(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
     """The colour of what lies beneath the sheet, and its texture."""
-    colours = ((122, 84, 54), (176, 134, 92), (70, 50, 38), (60, 62, 66), (186, 184, 180), (30, 30, 34), (110, 112, 118))
+    colours = (
+        (122, 84, 54),
+        (176, 134, 92),
+        (70, 50, 38),
+        (60, 62, 66),
+        (186, 184, 180),
+        (30, 30, 34),
+        (110, 112, 118),
+    )
     colour = np.array(colours[rng.integers(len(colours))], np.float32) * np.float32(rng.uniform(0.8, 1.15))
     long = rng.uniform(60, 300)
     flat = rng.random() < 0.4
@@ -368,7 +375,10 @@ def _grain(rng: np.random.Generator, name: str, surface: Surface, view: _View) -
     if name in ("recycled paper", "cardboard"):
         fibres = np.zeros(view.shape, np.uint8)
         for x, y, angle in zip(
-            rng.uniform(0, view.shape[1], 150), rng.uniform(0, view.shape[0], 150), rng.uniform(0, 6.3, 150), strict=True
+            rng.uniform(0, view.shape[1], 150),
+            rng.uniform(0, view.shape[0], 150),
+            rng.uniform(0, 6.3, 150),
+            strict=True,
         ):
             long = max(3.0, 1.2 * view.mm)
             end = (round(x + long * np.cos(angle)), round(y + long * np.sin(angle)))

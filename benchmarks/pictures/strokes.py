@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating]
 
 # The digit is enlarged by this much before it is thinned, so that the path is known to a fraction of a pixel.
 _ENLARGED = 4
@@ -51,7 +51,9 @@ class Strokes:
             change: float32 [K]: factor of the radius at each point.
         """
         size = _SIDE + 2 * _MARGIN
-        radii = max(radius, self.least_radius) * (np.ones(len(self.points)) if change is None else change) + self.surplus
+        radii = (
+            max(radius, self.least_radius) * (np.ones(len(self.points)) if change is None else change) + self.surplus
+        )
         start, end = self.links.T
         steps = 2 + int(_SIDE * np.abs(self.points[start] - self.points[end]).max())
         along = np.linspace(0, 1, steps, dtype=np.float32)[:, None, None]
@@ -68,7 +70,8 @@ class Strokes:
         nearest[labels[place[:, 1], place[:, 0]]] = np.arange(len(points))
         which = nearest[labels]
         grid = (np.arange(size, dtype=np.float32) - size / 2) / _SIDE
-        return np.hypot(grid[None] - points[which, 0], grid[:, None] - points[which, 1]) - spread[which]
+        away = np.hypot(grid[None] - points[which, 0], grid[:, None] - points[which, 1])
+        return np.asarray(away - spread[which], np.float32)
 
 
 # From the unit of strokes to pixels of a field.
@@ -135,9 +138,10 @@ def _thin(ink: Bytes) -> Bytes:
     while True:
         before = thin
         for kept in _kept():
-            thin = thin & cv2.LUT(cv2.filter2D(thin, cv2.CV_8U, weights, borderType=cv2.BORDER_CONSTANT), kept)
+            around = cv2.filter2D(thin, cv2.CV_8U, weights, borderType=cv2.BORDER_CONSTANT)
+            thin = cv2.bitwise_and(thin, cv2.LUT(around, kept))
         if np.array_equal(before, thin):
-            return thin[1:-1, 1:-1]
+            return np.asarray(thin[1:-1, 1:-1], np.uint8)
 
 
 @functools.cache
@@ -148,6 +152,7 @@ def _kept() -> tuple[Bytes, Bytes]:
         p = [code >> bit & 1 for bit in range(8)]
         turns = sum(not a and b for a, b in zip(p, p[1:] + p[:1], strict=True))
         if 2 <= sum(p) <= 6 and turns == 1:
-            tables[0, code] = bool(p[0] and p[2] and p[4] or p[2] and p[4] and p[6])
-            tables[1, code] = bool(p[0] and p[2] and p[6] or p[0] and p[4] and p[6])
+            top, right, bottom, left = p[::2]
+            tables[0, code] = right and bottom and (top or left)
+            tables[1, code] = top and left and (right or bottom)
     return tables[0], tables[1]
