@@ -168,7 +168,7 @@ def measure(options: Options) -> dict[str, Any]:
         for style in STYLES:
             seen: list[Reading] = []
             shown: list[Entry] = []
-            for index in tqdm(range(options.pictures), style, leave=False):
+            for index in tqdm(range(options.pictures), style, leave=False, disable=None):
                 picture = maker.picture(style, index)
                 reading = read(picture, client)
                 seen.append(reading)

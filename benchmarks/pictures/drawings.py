@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from benchmarks.pictures import files
-from benchmarks.pictures.pens import log_uniform, pressure
-from benchmarks.pictures.strokes import TO_FIELD, Bytes, Floats, Matrix, Strokes
+from benchmarks.pictures.pens import line_name, log_uniform, pressure, size_name
+from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes
 
 # Colours of palettes that everybody has, and the white and black of most drawings.
 _PALETTE = (
@@ -30,7 +30,7 @@ _PALETTE = (
 # Distance in CIELAB below which two colours are not told apart at a glance; of thin lines, which eyes see by their
 # brightness, also the difference of that.
 _LEAST_CONTRAST = 45
-_LEAST_CONTRAST_THIN = 60
+_LEAST_CONTRAST_THIN = 80
 _THIN_PIXELS = 4
 
 
@@ -44,21 +44,17 @@ def drawing(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str
     # From a line of one pixel to a broad brush; what is thinner than a pixel has gaps without smoothing.
     least = 1.2 if smooth else 1.7
     width = max(least, min(log_uniform(rng, 1, 60), 0.15 * scale))
-    radius = max(width / 2 / scale, strokes.least_radius)
+    line = strokes.line(width / scale)
     if brush == "mouse":
         strokes = _unsteady(rng, strokes)
-    matrix = _place(rng, strokes, shape, scale, 2 * radius * scale)
-    seen = cv2.warpPerspective(
-        strokes.field(radius, _change(rng, brush, strokes)),
-        matrix @ np.linalg.inv(TO_FIELD),
-        shape[::-1],
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=1.0,
-    )
-    field = np.asarray(seen, np.float32) * np.float32(scale)
+    matrix, scale = _place(rng, strokes, shape, scale, line * scale)
+    change = _change(rng, brush, strokes)
+    # No brush draws lines of less than a pixel.
+    change = None if change is None else np.maximum(change, np.float32(least / (line * scale)))
+    field = strokes.field(matrix, shape, width=line, change=change)
     cover = np.clip(0.5 - field, 0, 1) if smooth else (field < 0).astype(np.float32)
 
-    theme, paper, colour = _colours(rng, thin=2 * radius * scale < _THIN_PIXELS)
+    theme, paper, colour = _colours(rng, thin=line * scale < _THIN_PIXELS)
     back = str(rng.choice(["plain", "grid", "frame", "gradient"], p=[0.78, 0.09, 0.07, 0.06]))
     if theme == "transparent":
         back = "plain"
@@ -78,8 +74,8 @@ def drawing(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str
         "polarity": "light on dark" if colour.mean() > paper.mean() else "dark on light",
         "contrast": "of colour only" if abs(_grey(colour) - _grey(paper)) < 50 else "of brightness",
         "canvas": "small" if min(shape) < 200 else "medium" if min(shape) < 500 else "large",
-        "digit": "small" if share < 0.35 else "medium" if share < 0.6 else "large",
-        "line": "thin" if 2 * radius < 0.04 else "medium" if 2 * radius < 0.1 else "thick",
+        "digit": size_name(share),
+        "line": line_name(line),
         "file": kind,
     }
 
@@ -90,7 +86,10 @@ def _shape(rng: np.random.Generator) -> tuple[int, int]:
     return (sides[0], sides[1]) if rng.random() < 0.7 else (sides[1], sides[0])
 
 
-def _place(rng: np.random.Generator, strokes: Strokes, shape: tuple[int, int], scale: float, width: float) -> Matrix:
+def _place(
+    rng: np.random.Generator, strokes: Strokes, shape: tuple[int, int], scale: float, width: float
+) -> tuple[Matrix, float]:
+    """From the unit of strokes to pixels, and how many it has there."""
     angle = np.radians(rng.triangular(-12, 0, 12))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = scale * np.array([[cos, -sin], [sin, cos]])
@@ -101,7 +100,7 @@ def _place(rng: np.random.Generator, strokes: Strokes, shape: tuple[int, int], s
     turn, low, high = turn * fits, low * fits, high * fits
     room = np.maximum(0, size - (high - low) - width - 4) / 2
     shift = size / 2 + room * rng.uniform(-1, 1, 2) * rng.uniform(0, 1) - (low + high) / 2
-    return np.r_[np.c_[turn, shift], [[0, 0, 1]]]
+    return np.r_[np.c_[turn, shift], [[0, 0, 1]]], scale * fits
 
 
 def _unsteady(rng: np.random.Generator, strokes: Strokes) -> Strokes:
@@ -188,5 +187,5 @@ def _canvas(rng: np.random.Generator, back: str, paper: Floats, ink: Floats, sha
         canvas[wide:-wide, wide:-wide] = inner
     if back == "gradient":
         ramp = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
-        canvas = canvas + ramp * (faint - paper)
+        canvas += ramp * (faint - paper)
     return canvas

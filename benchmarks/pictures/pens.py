@@ -81,7 +81,7 @@ PENS = {
         width_mm=(2, 4.5),
         digit_mm=(30, 150),
         opacity=(0.75, 0.98),
-        streaks=0.16,
+        streaks=0.1,
         surfaces=("whiteboard",),
     ),
 }
@@ -136,3 +136,13 @@ def pressure(rng: np.random.Generator, strokes: Strokes, strength: float) -> Flo
         direction, phase = rng.normal(0, 4, 2), rng.uniform(0, 6.3)
         waves += np.sin(strokes.points @ direction + phase).astype(np.float32)
     return 1 + np.float32(strength / 3) * waves
+
+
+def size_name(share: float) -> str:
+    """How large a digit is that takes this share of the picture's shorter side."""
+    return "small" if share < 0.3 else "medium" if share < 0.55 else "large"
+
+
+def line_name(width: float) -> str:
+    """How broad a line is, in units of strokes."""
+    return "thin" if width < 0.04 else "medium" if width < 0.1 else "thick"

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from benchmarks.pictures import files
-from benchmarks.pictures.pens import PENS, SURFACES, Pen, Surface, log_uniform, mixed, pressure
-from benchmarks.pictures.strokes import TO_FIELD, Bytes, Floats, Matrix, Strokes
+from benchmarks.pictures.pens import PENS, SURFACES, Pen, Surface, line_name, log_uniform, mixed, pressure, size_name
+from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes, scale
 from benchmarks.pictures.textures import fractal, noise
 
 # How often each is photographed.
@@ -63,12 +63,12 @@ def photo(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, 
     # A sheet shows: a digit does not fill it.
     digit_mm = min(digit_mm, 0.8 * min(surface.size_mm))
     view = _view(rng, strokes, shape, share, digit_mm)
-    width = np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / view.scale, _BROADEST)
-    radius = max(float(width) / 2, strokes.least_radius)
-    field = _warp(strokes.field(radius, pressure(rng, strokes, 0.12)), view)
+    width = float(np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / view.scale, _BROADEST))
+    field = strokes.field(view.matrix, shape, width=width, change=pressure(rng, strokes, 0.12))
+    stroke = strokes.line(width) * view.scale
 
-    focus, blur = _focus(rng, 2 * radius * view.scale, view)
-    ink = _ink(rng, pen, field, view, 2 * radius * view.scale, blur)
+    focus, blur = _focus(rng, stroke, view)
+    ink = _ink(rng, pen, field, view, stroke, blur)
     ruling, lines = _ruling(rng, surface, view, blur)
     border, sheet = _border(rng, surface, strokes, view)
     light_name, light = _light(rng, surface_name, view, field)
@@ -96,7 +96,7 @@ def photo(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, 
         channels.append(np.clip(channel, 0, 255).astype(np.uint8))
     picture: Bytes = np.asarray(cv2.merge(channels), np.uint8)
     if focus == "shaken":
-        picture = _shake(rng, picture, 2 * radius * view.scale)
+        picture = _shake(rng, picture, stroke)
     data, orientation, kind = files.camera(rng, picture)
     return data, {
         "pen": name,
@@ -106,8 +106,8 @@ def photo(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, 
         "light": light_name,
         "focus": focus,
         "edge": border,
-        "digit": _size(share),
-        "line": _line(2 * radius),
+        "digit": size_name(share),
+        "line": line_name(strokes.line(width)),
         "orientation": orientation,
         "file": kind,
     }
@@ -117,14 +117,6 @@ def _falling(count: int) -> list[float]:
     """Shares of `count` things, the first the most frequent."""
     weights = 0.55 ** np.arange(count)
     return list(weights / weights.sum())
-
-
-def _size(share: float) -> str:
-    return "small" if share < 0.3 else "medium" if share < 0.55 else "large"
-
-
-def _line(width: float) -> str:
-    return "thin" if width < 0.04 else "medium" if width < 0.1 else "thick"
 
 
 def _shape(rng: np.random.Generator) -> tuple[int, int]:
@@ -153,29 +145,19 @@ def _view(rng: np.random.Generator, strokes: Strokes, shape: tuple[int, int], sh
     lean[2, :2] = rng.uniform(-0.22, 0.22, 2) * share
     seen = _project(lean @ turn, strokes.points)
     low, high = seen.min(axis=0), seen.max(axis=0)
-    scale = share * min(shape) / max(high - low)
+    size = share * min(shape) / max(high - low)
     # From edge to edge with some room for the line's width; most people put the digit near the middle.
-    room = np.maximum(0, np.array([width, height]) - (high - low) * scale - 0.14 * min(shape)) / 2
+    room = np.maximum(0, np.array([width, height]) - (high - low) * size - 0.14 * min(shape)) / 2
     middle = np.array([width, height]) / 2 + room * rng.uniform(-1, 1, 2) * rng.uniform(0, 1)
     place = np.eye(3)
-    place[:2, 2] = middle - scale * (low + high) / 2
-    matrix = place @ np.diag([scale, scale, 1]) @ lean @ turn
-    mean_scale = scale * np.sqrt(tilt)
-    return _View(matrix=matrix, scale=float(mean_scale), mm=float(mean_scale / digit_mm), shape=shape)
+    place[:2, 2] = middle - size * (low + high) / 2
+    matrix = place @ np.diag([size, size, 1]) @ lean @ turn
+    return _View(matrix=matrix, scale=scale(matrix), mm=scale(matrix) / digit_mm, shape=shape)
 
 
 def _rotation(angle: float) -> Matrix:
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-
-
-def _warp(field: Floats, view: _View) -> Floats:
-    """A distance field as the camera sees it, in pixels."""
-    height, width = view.shape
-    seen = cv2.warpPerspective(
-        field, view.matrix @ np.linalg.inv(TO_FIELD), (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=1.0
-    )
-    return np.asarray(seen, np.float32) * np.float32(view.scale)
 
 
 def _focus(rng: np.random.Generator, stroke_pixels: float, view: _View) -> tuple[str, float]:
@@ -196,8 +178,8 @@ def _ink(rng: np.random.Generator, pen: Pen, field: Floats, view: _View, stroke:
     opacity = np.float32(rng.uniform(*pen.opacity))
     if pen.grain:
         # A pencil rubs off on the tips of the fibres, chalk in crumbs.
-        tooth = noise(rng, view.shape, max(1.0, 0.14 * stroke * pen.grain))
-        field = field + tooth * np.float32(0.1 * stroke * pen.grain**2)
+        tooth = fractal(rng, view.shape, 0.18 * stroke * pen.grain, 3) / np.float32(1.2)
+        field = field + tooth * np.float32(0.08 * stroke * pen.grain**2)
     # A line that is narrower than its blur loses strength with it.
     ink = _coverage(field, blur) * opacity * np.float32(min(1.0, (0.35 + stroke / (blur + 0.5))))
     if pen.streaks:
@@ -366,7 +348,7 @@ def _glare(rng: np.random.Generator, view: _View, field: Floats) -> Floats:
 def _grain(rng: np.random.Generator, name: str, surface: Surface, view: _View) -> Floats:
     """The surface's own texture, as a factor of its brightness."""
     grain = noise(rng, view.shape, max(1.0, 0.15 * view.mm)) * np.float32(surface.grain)
-    grain += noise(rng, view.shape, max(4.0, 4 * view.mm)) * np.float32(surface.grain * 0.6)
+    grain += noise(rng, view.shape, max(4.0, 4 * view.mm)) * np.float32(surface.grain * 0.35)
     if name.endswith("board") and name not in ("whiteboard", "cardboard"):
         # Chalk that was wiped away.
         wiped = fractal(rng, view.shape, 0.5 * max(view.shape), 4)

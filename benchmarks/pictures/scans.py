@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from benchmarks.pictures import files
-from benchmarks.pictures.pens import PENS, log_uniform, pressure
-from benchmarks.pictures.strokes import TO_FIELD, Bytes, Floats, Matrix, Strokes
+from benchmarks.pictures.pens import PENS, line_name, log_uniform, pressure, size_name
+from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes
 from benchmarks.pictures.textures import noise
 
 _PENS = {"blue ballpoint": 0.3, "black ballpoint": 0.25, "gel pen": 0.15, "pencil": 0.15, "marker": 0.15}
@@ -28,25 +28,19 @@ def scan(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, s
     share = digit_mm * mm / min(shape)
     scale = digit_mm * mm
     width = np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / scale, _BROADEST)
-    radius = max(float(width) / 2, strokes.least_radius)
+    line = strokes.line(float(width))
+    stroke = line * scale
     skew = np.radians(rng.normal(0, 1.2))
     angle = skew + np.radians(rng.triangular(-8, 0, 8))
-    matrix, low, high = _place(rng, strokes, shape, scale, 2 * radius * scale, angle)
-    seen = cv2.warpPerspective(
-        strokes.field(radius, pressure(rng, strokes, 0.12)),
-        matrix @ np.linalg.inv(TO_FIELD),
-        shape[::-1],
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=1.0,
-    )
-    field = np.asarray(seen, np.float32) * np.float32(scale)
-    ink = _ink(rng, field, pen.opacity, pen.grain, 2 * radius * scale)
+    matrix, low, high = _place(rng, strokes, shape, scale, stroke, angle)
+    field = strokes.field(matrix, shape, width=line, change=pressure(rng, strokes, 0.12))
+    ink = _ink(rng, field, pen.opacity, pen.grain, stroke)
     depth = str(rng.choice(["bilevel", "grey", "colour"], p=[0.28, 0.36, 0.36]))
     paper = np.array([rng.uniform(228, 255)] * 3, np.float32) - np.array([0, 1, 3], np.float32) * rng.uniform(0, 4)
     colour = np.array(pen.inks[rng.integers(len(pen.inks))], np.float32)
     form_colour = np.array(_FORM_COLOURS[rng.integers(2 if depth == "bilevel" else len(_FORM_COLOURS))], np.float32)
     contrast = float(np.median(ink[field < 0])) * (1 - colour.mean() / paper.mean())
-    form, lines = _form(rng, shape, low, high, 2 * radius * scale, mm, skew)
+    form, lines = _form(rng, shape, low, high, stroke, mm, skew)
     if form == "squared":
         # Nobody would write on squares that are stronger than the pen.
         lines *= np.float32(min(1.0, 0.6 * contrast / (1 - form_colour.mean() / paper.mean())))
@@ -77,8 +71,8 @@ def scan(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, s
         "dust": count,
         "back": "shines through" if behind is not None else "clean",
         "edge": "none" if edge.all() and edge.min() > 0.99 else "dark",
-        "digit": "small" if share < 0.3 else "medium" if share < 0.55 else "large",
-        "line": "thin" if 2 * radius < 0.04 else "medium" if 2 * radius < 0.1 else "thick",
+        "digit": size_name(share),
+        "line": line_name(line),
         "file": kind,
     }
 
@@ -165,15 +159,12 @@ def _bleed_through(rng: np.random.Generator, strokes: Strokes, shape: tuple[int,
     """What is written on the sheet's back: mirrored, pale and diffuse."""
     if rng.random() > 0.2:
         return None
-    field = strokes.field(0.03)[:, ::-1]
     behind = np.zeros(shape, np.float32)
     for _ in range(int(rng.integers(1, 5))):
         size = scale * rng.uniform(0.6, 1.4)
-        place = np.array([[size, 0, rng.uniform(0, shape[1])], [0, size, rng.uniform(0, shape[0])], [0, 0, 1]])
-        seen = cv2.warpPerspective(
-            field, place @ np.linalg.inv(TO_FIELD), shape[::-1], borderMode=cv2.BORDER_CONSTANT, borderValue=1.0
-        )
-        behind = np.maximum(behind, np.clip(0.5 - np.asarray(seen, np.float32) * np.float32(size / 4), 0, 1))
+        mirrored = np.array([[-size, 0, rng.uniform(0, shape[1])], [0, size, rng.uniform(0, shape[0])], [0, 0, 1]])
+        field = strokes.field(mirrored, shape, width=0.06)
+        behind = np.maximum(behind, np.clip(0.5 - field / 4, 0, 1))
     return behind * np.float32(rng.uniform(0.03, 0.13))
 
 

@@ -14,9 +14,13 @@ Matrix = npt.NDArray[np.floating]
 # The digit is enlarged by this much before it is thinned, so that the path is known to a fraction of a pixel.
 _ENLARGED = 4
 
-# Pixels of a distance field for the larger side of the digit, and around it.
-_SIDE = 256
-_MARGIN = 48
+# A distance field has so many cells for the larger side of the digit, or more, so that the line is some cells wide.
+_LEAST_SIDE = 256
+_MOST_SIDE = 1024
+_CELLS = 3.0
+
+# What it reaches to around the digit, in units of strokes.
+_MARGIN = 0.2
 
 # A path says too little of a digit, such as one with a loop that has run full, where more than this share of the ink
 # is farther away from it than this multiple of the pen's radius.
@@ -43,39 +47,57 @@ class Strokes:
     radius: float
     least_radius: float
 
-    def field(self, radius: float, change: Floats | None = None) -> Floats:
-        """Distance to the edge of the ink, negative inside, for a pen of that radius: float32 [S, S].
+    def field(self, view: Matrix, shape: tuple[int, int], *, width: float, change: Floats | None = None) -> Floats:
+        """Distance to the edge of the ink, negative inside, in pixels: float32 [height, width].
 
         Args:
-            radius: Of the pen.
-            change: float32 [K]: factor of the radius at each point.
+            view: Homography, 3 x 3, from the unit of strokes to pixels.
+            shape: Height and width of the picture.
+            width: Of the line, in units of strokes.
+            change: float32 [K]: factor of the line's width at each point.
         """
-        size = _SIDE + 2 * _MARGIN
-        radii = (
-            max(radius, self.least_radius) * (np.ones(len(self.points)) if change is None else change) + self.surplus
+        radius = max(width / 2, self.least_radius)
+        side = round(np.clip(_CELLS / 2 / radius, _LEAST_SIDE, _MOST_SIDE))
+        near = self._field(side, (radius if change is None else radius * change) + self.surplus)
+        middle = side * (0.5 + _MARGIN)
+        from_cells = np.linalg.inv(np.array([[side, 0, middle], [0, side, middle], [0, 0, 1]]))
+        seen = cv2.warpPerspective(
+            near, view @ from_cells, shape[::-1], borderMode=cv2.BORDER_CONSTANT, borderValue=_MARGIN
         )
+        return np.asarray(seen, np.float32) * np.float32(scale(view))
+
+    def line(self, width: float) -> float:
+        """The width, in units of strokes, of the line that a pen of that width draws."""
+        return max(width, 2 * self.least_radius)
+
+    def _field(self, side: int, radii: Floats) -> Floats:
+        """Distance to the edge of the ink in units of strokes, `side` cells for each."""
+        size = round(side * (1 + 2 * _MARGIN))
         start, end = self.links.T
-        steps = 2 + int(_SIDE * np.abs(self.points[start] - self.points[end]).max())
+        steps = 2 + int(side * np.abs(self.points[start] - self.points[end]).max())
         along = np.linspace(0, 1, steps, dtype=np.float32)[:, None, None]
         points = (self.points[start] * (1 - along) + self.points[end] * along).reshape(-1, 2)
         spread = (radii[start] * (1 - along[..., 0]) + radii[end] * along[..., 0]).ravel().astype(np.float32)
-        place = np.rint(points * _SIDE + size / 2).astype(np.intp)
+        middle = side * (0.5 + _MARGIN)
+        cells = np.rint(points * side + middle).astype(np.intp)
         canvas = np.ones((size, size), np.uint8)
-        canvas[place[:, 1], place[:, 0]] = 0
+        canvas[cells[:, 1], cells[:, 0]] = 0
         _, labels = cv2.distanceTransformWithLabels(
             canvas, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
         )
-        # The transform finds the nearest pixel of the path; the distance to the point that lies in it is exact.
+        # The transform finds the nearest cell of the path; the distance to the point that lies in it is exact.
         nearest = np.zeros(labels.max() + 1, np.intp)
-        nearest[labels[place[:, 1], place[:, 0]]] = np.arange(len(points))
+        nearest[labels[cells[:, 1], cells[:, 0]]] = np.arange(len(points))
         which = nearest[labels]
-        grid = (np.arange(size, dtype=np.float32) - size / 2) / _SIDE
+        grid = (np.arange(size, dtype=np.float32) - np.float32(middle)) / side
         away = np.hypot(grid[None] - points[which, 0], grid[:, None] - points[which, 1])
         return np.asarray(away - spread[which], np.float32)
 
 
-# From the unit of strokes to pixels of a field.
-TO_FIELD: Matrix = np.array([[_SIDE, 0, _SIDE / 2 + _MARGIN], [0, _SIDE, _SIDE / 2 + _MARGIN], [0, 0, 1]])
+def scale(view: Matrix) -> float:
+    """Pixels for the unit of strokes in the middle of a digit."""
+    (a, b, x), (c, d, y), (e, f, w) = view / view[2, 2]
+    return float(np.sqrt(abs((a - x * e) * (d - y * f) - (b - x * f) * (c - y * e)))) / w
 
 
 def trace(pixels: Bytes) -> Strokes:
