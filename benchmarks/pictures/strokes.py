@@ -96,8 +96,8 @@ class Strokes:
 
 def scale(view: Matrix) -> float:
     """Pixels for the unit of strokes in the middle of a digit."""
-    (a, b, x), (c, d, y), (e, f, w) = view / view[2, 2]
-    return float(np.sqrt(abs((a - x * e) * (d - y * f) - (b - x * f) * (c - y * e)))) / w
+    (a, b, x), (c, d, y), (e, f, _) = view / view[2, 2]
+    return float(np.sqrt(abs((a - x * e) * (d - y * f) - (b - x * f) * (c - y * e))))
 
 
 def trace(pixels: Bytes) -> Strokes:
