@@ -151,6 +151,44 @@ def export_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# Of what is called the hardest kind there are at least so many pictures.
+_MANY_PICTURES = 50
+
+
+def robustness_table(result: dict[str, Any]) -> str:
+    """The figures of `results/robustness.json` as Markdown."""
+    conditions = result["conditions"]
+    lines = [
+        f"| pictures, read and sent to `{conditions['model']}` on {conditions['cores']} cores of {conditions['cpu']} "
+        "| right | 95 % interval | the same digits as MNIST has them | hardest kinds | ms to read a file | ms to call |",
+        "|---|---:|---:|---:|---|---:|---:|",
+    ]
+    for style, each in result["styles"].items():
+        low, high = each["accuracy, 95 % interval"]
+        cells = (
+            f"{each['pictures']:,} {style}s",
+            f"**{each['accuracy']:.1%}**",
+            f"{low:.1%} to {high:.1%}",
+            f"{each['accuracy as MNIST has them']:.1%}",
+            "; ".join(_hardest(each["factors"])),
+            f"{each['read, mean ms']:.1f}",
+            f"{each['call, mean ms']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _hardest(factors: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    kinds = [
+        (figures["accuracy"], f"{name}: {value} {figures['accuracy']:.1%}")
+        for name, values in factors.items()
+        if name != "shows"
+        for value, figures in values.items()
+        if figures["pictures"] >= _MANY_PICTURES
+    ]
+    return [text for _, text in sorted(kinds)[:2]]
+
+
 def update(readme: str) -> str:
     """The README's text with every table replaced by what the results say now."""
     results = ROOT / "benchmarks/results"
@@ -164,6 +202,7 @@ def update(readme: str) -> str:
         "accuracy": accuracy_table(load(path.name) for path in results.glob("accuracy-*.json")),
         "export": export_table(load("export.json")),
         "training": training_table(load("training.json")),
+        "robustness": robustness_table(load("robustness.json")),
     }
     for name, table in tables.items():
         start, end = f"<!-- {name} -->\n", "<!-- end -->"

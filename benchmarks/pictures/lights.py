@@ -55,7 +55,7 @@ def _shadow(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
             start = tip + across * top * (finger - 1.5) / 1.5 + out * size * rng.uniform(0, 0.12)
             end = tip + out * 1.5 * size + across * base * (finger - 1.5) / 1.5
             ends = [(round(p[0]), round(p[1])) for p in (start, end)]
-            cv2.line(canvas, ends[0], ends[1], 1.0, max(1, round(top * rng.uniform(0.4, 0.7))))
+            cv2.line(canvas, ends[0], ends[1], 1.0, max(1, round(top * rng.uniform(0.55, 0.85))))
     return np.asarray(cv2.GaussianBlur(canvas, (0, 0), size * log_uniform(rng, 0.008, 0.06)), np.float32)
 
 
