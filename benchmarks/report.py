@@ -160,7 +160,7 @@ def robustness_table(result: dict[str, Any]) -> str:
     conditions = result["conditions"]
     lines = [
         f"| pictures, read and sent to `{conditions['model']}` on {conditions['cores']} cores of {conditions['cpu']} "
-        "| right | 95 % interval | the same digits as MNIST has them | hardest kinds | ms to read a file | ms to call |",
+        "| right | 95 % interval | the same digits as MNIST has them | hardest kinds | ms to read | ms to call |",
         "|---|---:|---:|---:|---|---:|---:|",
     ]
     for style, each in result["styles"].items():
