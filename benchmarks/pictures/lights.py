@@ -29,7 +29,7 @@ def light(rng: np.random.Generator, surface: str, view: View, field: Floats) -> 
         angle, at = rng.uniform(0, np.pi), rng.uniform(-0.7, 0.7)
         beyond = np.cos(angle) * x + np.sin(angle) * y - at
         light *= 1 + rng.uniform(0.02, 0.08) * np.tanh(beyond * 30) - 0.04 * np.exp(-((beyond * 60) ** 2))
-    full = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)
     if surface == "whiteboard" and rng.random() < 0.6:
         full += np.float32(rng.uniform(0.1, 0.4)) * _glare(rng, view, field)
     return kind, np.asarray(full, np.float32)
@@ -56,7 +56,7 @@ def _shadow(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
             end = tip + out * 1.5 * size + across * base * (finger - 1.5) / 1.5
             ends = [(round(p[0]), round(p[1])) for p in (start, end)]
             cv2.line(canvas, ends[0], ends[1], 1.0, max(1, round(top * rng.uniform(0.55, 0.85))))
-    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), size * log_uniform(rng, 0.008, 0.06)), np.float32)
+    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), max(1.8, size * log_uniform(rng, 0.008, 0.06))), np.float32)
 
 
 def _glare(rng: np.random.Generator, view: View, field: Floats) -> Floats:

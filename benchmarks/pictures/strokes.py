@@ -19,8 +19,8 @@ _LEAST_SIDE = 256
 _MOST_SIDE = 1024
 _CELLS = 3.0
 
-# What it reaches to around the digit, in units of strokes.
-_MARGIN = 0.2
+# What it reaches to around the ink, in units of strokes.
+_MARGIN = 0.12
 
 # A path says too little of a digit, such as one with a loop that has run full, where more than this share of the ink
 # is farther away from it than this multiple of the pen's radius.
@@ -58,8 +58,9 @@ class Strokes:
         """
         radius = max(width / 2, self.least_radius)
         side = round(np.clip(_CELLS / 2 / radius, _LEAST_SIDE, _MOST_SIDE))
-        near = self._field(side, (radius if change is None else radius * change) + self.surplus)
-        middle = side * (0.5 + _MARGIN)
+        radii = (radius if change is None else radius * change) + self.surplus
+        middle = round(side * (0.5 + float(radii.max()) + _MARGIN))
+        near = self._field(side, middle, radii)
         from_cells = np.linalg.inv(np.array([[side, 0, middle], [0, side, middle], [0, 0, 1]]))
         seen = cv2.warpPerspective(
             near, view @ from_cells, shape[::-1], borderMode=cv2.BORDER_CONSTANT, borderValue=_MARGIN
@@ -70,15 +71,16 @@ class Strokes:
         """The width, in units of strokes, of the line that a pen of that width draws."""
         return max(width, 2 * self.least_radius)
 
-    def _field(self, side: int, radii: Floats) -> Floats:
-        """Distance to the edge of the ink in units of strokes, `side` cells for each."""
-        size = round(side * (1 + 2 * _MARGIN))
+    def _field(self, side: int, middle: int, radii: Floats) -> Floats:
+        """Distance to the edge of the ink in units of strokes, `side` cells for each, the origin in cell `middle`."""
+        size = 2 * middle
         start, end = self.links.T
         steps = 2 + int(side * np.abs(self.points[start] - self.points[end]).max())
         along = np.linspace(0, 1, steps, dtype=np.float32)[:, None, None]
         points = (self.points[start] * (1 - along) + self.points[end] * along).reshape(-1, 2)
         spread = (radii[start] * (1 - along[..., 0]) + radii[end] * along[..., 0]).ravel().astype(np.float32)
-        middle = side * (0.5 + _MARGIN)
+        if self.surplus.any():
+            return _around_discs(points * side + middle, spread * side, size) / np.float32(side)
         cells = np.rint(points * side + middle).astype(np.intp)
         canvas = np.ones((size, size), np.uint8)
         canvas[cells[:, 1], cells[:, 0]] = 0
@@ -92,6 +94,16 @@ class Strokes:
         grid = (np.arange(size, dtype=np.float32) - np.float32(middle)) / side
         away = np.hypot(grid[None] - points[which, 0], grid[:, None] - points[which, 1])
         return np.asarray(away - spread[which], np.float32)
+
+
+def _around_discs(middles: Floats, radii: Floats, size: int) -> Floats:
+    """Distance to the edge of discs that overlap, negative inside: float32 [size, size]."""
+    ink = np.zeros((size, size), np.uint8)
+    for (x, y), radius in zip(np.rint(middles * 16).astype(int), np.rint(radii * 16).astype(int), strict=True):
+        cv2.circle(ink, (int(x), int(y)), max(0, int(radius)), 1, -1, cv2.LINE_8, 4)
+    outside, inside = (cv2.distanceTransform(each, cv2.DIST_L2, cv2.DIST_MASK_5) for each in (1 - ink, ink))
+    # An edge of whole cells would show steps.
+    return np.asarray(cv2.GaussianBlur(outside - inside, (0, 0), 1.5), np.float32)
 
 
 def scale(view: Matrix) -> float:
