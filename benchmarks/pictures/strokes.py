@@ -58,7 +58,11 @@ class Strokes:
         """
         radius = max(width / 2, self.least_radius)
         side = round(np.clip(_CELLS / 2 / radius, _LEAST_SIDE, _MOST_SIDE))
-        radii = (radius if change is None else radius * change) + self.surplus
+        factor = np.ones(len(self.points), np.float32) if change is None else change
+        if self.least_radius:
+            # The holes that such a digit still has are small.
+            factor = np.minimum(factor, 1)
+        radii = radius * factor + self.surplus
         middle = round(side * (0.5 + float(radii.max()) + _MARGIN))
         near = self._field(side, middle, radii)
         from_cells = np.linalg.inv(np.array([[side, 0, middle], [0, side, middle], [0, 0, 1]]))
