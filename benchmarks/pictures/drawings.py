@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from benchmarks.pictures import files
-from benchmarks.pictures.pens import line_name, log_uniform, pressure, size_name
+from benchmarks.pictures.pens import BROADEST, line_name, log_uniform, pressure, size_name
 from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes
 
 # Colours of palettes that everybody has, and the white and black of most drawings.
@@ -43,7 +43,7 @@ def drawing(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str
     smooth = bool(rng.random() < 0.68)
     # From a line of one pixel to a broad brush; what is thinner than a pixel has gaps without smoothing.
     least = 1.2 if smooth else 1.7
-    width = max(least, min(log_uniform(rng, 1, 60), 0.15 * scale))
+    width = max(least, min(log_uniform(rng, 1, 60), BROADEST * scale))
     line = strokes.line(width / scale)
     if brush == "mouse":
         strokes = _unsteady(rng, strokes)

@@ -32,6 +32,9 @@ class Pen:
     surfaces: tuple[str, ...] = ("white paper", "cream paper", "recycled paper", "sticky note")
 
 
+# A broader line than this share of the digit's size would fill its loops.
+BROADEST = 0.15
+
 BLUE, BLACK, RED, GREEN = (32, 52, 142), (38, 37, 44), (186, 40, 46), (30, 110, 70)
 
 PENS = {

@@ -7,7 +7,18 @@ import numpy as np
 
 from benchmarks.pictures import camera, files, lights
 from benchmarks.pictures.camera import View
-from benchmarks.pictures.pens import PENS, SURFACES, Pen, Surface, line_name, log_uniform, mixed, pressure, size_name
+from benchmarks.pictures.pens import (
+    BROADEST,
+    PENS,
+    SURFACES,
+    Pen,
+    Surface,
+    line_name,
+    log_uniform,
+    mixed,
+    pressure,
+    size_name,
+)
 from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes
 from benchmarks.pictures.textures import fractal, noise
 
@@ -29,9 +40,6 @@ _LINES = ((120, 150, 205), (150, 150, 158), (150, 130, 190))
 
 # Strokes of fewer pixels cannot be seen in a picture that was blurred and compressed.
 _LEAST_STROKE_PIXELS = 1.8
-
-# A broader line than this share of the digit's size would fill its loops.
-_BROADEST = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +76,7 @@ def photo(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, 
     # A sheet shows around its digit.
     digit_mm = min(log_uniform(rng, *pen.digit_mm), 0.8 * min(surface.size_mm))
     view = camera.aim(rng, strokes, shape, share, digit_mm)
-    width = float(np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / view.scale, _BROADEST))
+    width = float(np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / view.scale, BROADEST))
     field = strokes.field(view.matrix, shape, width=width, change=pressure(rng, strokes, 0.12))
     stroke = strokes.line(width) * view.scale
     focus, blur = camera.focus(rng, stroke, view)

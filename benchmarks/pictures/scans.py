@@ -1,10 +1,12 @@
 """Digits on forms and sheets, as flat-bed scanners and copiers see them."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from benchmarks.pictures import files
-from benchmarks.pictures.pens import PENS, line_name, log_uniform, pressure, size_name
+from benchmarks.pictures.pens import BROADEST, PENS, line_name, log_uniform, pressure, size_name
 from benchmarks.pictures.strokes import Bytes, Floats, Matrix, Strokes
 from benchmarks.pictures.textures import noise
 
@@ -13,68 +15,106 @@ _PENS = {"blue ballpoint": 0.3, "black ballpoint": 0.25, "gel pen": 0.15, "penci
 # Of the printed form.
 _FORM_COLOURS = ((60, 60, 64), (120, 120, 124), (150, 170, 205), (235, 165, 110), (130, 185, 140))
 
+# Narrower strokes break up where a scan has two colours only.
 _LEAST_STROKE_PIXELS = 1.6
-_BROADEST = 0.15
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sheet:
+    """What lies on the glass; shares are float32 [height, width], colours float32 [3].
+
+    Attributes:
+        paper: The paper's colour.
+        ink_colour: The pen's.
+        ink: Share of it at each pixel.
+        form_colour: That of what is printed.
+        form: Share of it.
+        behind: Share of the light that is lost to what is written on the back, if anything is.
+        dust: Share of it.
+        edge: Factor of brightness: the shadow where the sheet ends.
+    """
+
+    paper: Floats
+    ink_colour: Floats
+    ink: Floats
+    form_colour: Floats
+    form: Floats
+    behind: Floats | None
+    dust: Floats
+    edge: Floats
 
 
 def scan(rng: np.random.Generator, strokes: Strokes) -> tuple[bytes, dict[str, str]]:
     """A scan as a file, and what it is of."""
     name = str(rng.choice(list(_PENS), p=list(_PENS.values())))
     pen = PENS[name]
+    depth = str(rng.choice(["bilevel", "grey", "colour"], p=[0.28, 0.36, 0.36]))
     dpi = int(rng.choice([100, 150, 200, 300], p=[0.15, 0.25, 0.3, 0.3]))
     mm = dpi / 25.4
     digit_mm = max(log_uniform(rng, *pen.digit_mm), 28 / mm)
-    shape = _shape(rng, digit_mm * mm, log_uniform(rng, 0.12, 0.8))
-    share = digit_mm * mm / min(shape)
     scale = digit_mm * mm
-    width = np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / scale, _BROADEST)
-    line = strokes.line(float(width))
-    stroke = line * scale
+    shape = _shape(rng, scale, log_uniform(rng, 0.12, 0.8))
+    width = np.clip(rng.uniform(*pen.width_mm) / digit_mm, _LEAST_STROKE_PIXELS / scale, BROADEST)
+    stroke = strokes.line(float(width)) * scale
     skew = np.radians(rng.normal(0, 1.2))
     angle = skew + np.radians(rng.triangular(-8, 0, 8))
     matrix, low, high = _place(rng, strokes, shape, scale, stroke, angle)
-    field = strokes.field(matrix, shape, width=line, change=pressure(rng, strokes, 0.12))
-    ink = _ink(rng, field, pen.opacity, pen.grain, stroke)
-    depth = str(rng.choice(["bilevel", "grey", "colour"], p=[0.28, 0.36, 0.36]))
+    field = strokes.field(matrix, shape, width=float(width), change=pressure(rng, strokes, 0.12))
+
     paper = np.array([rng.uniform(228, 255)] * 3, np.float32) - np.array([0, 1, 3], np.float32) * rng.uniform(0, 4)
-    colour = np.array(pen.inks[rng.integers(len(pen.inks))], np.float32)
+    ink_colour = np.array(pen.inks[rng.integers(len(pen.inks))], np.float32)
     form_colour = np.array(_FORM_COLOURS[rng.integers(2 if depth == "bilevel" else len(_FORM_COLOURS))], np.float32)
-    contrast = float(np.median(ink[field < 0])) * (1 - colour.mean() / paper.mean())
-    form, lines = _form(rng, shape, low, high, stroke, mm, skew)
-    if form == "squared":
+    ink = _ink(rng, field, pen.opacity, pen.grain, stroke)
+    contrast = float(np.median(ink[field < 0])) * (1 - ink_colour.mean() / paper.mean())
+    form_name, form = _form(rng, shape, low, high, stroke, mm, skew)
+    if form_name == "squared":
         # Nobody would write on squares that are stronger than the pen.
-        lines *= np.float32(min(1.0, 0.6 * contrast / (1 - form_colour.mean() / paper.mean())))
-    behind = _bleed_through(rng, strokes, shape, scale)
-    texture = noise(rng, shape, 1.3) * np.float32(rng.uniform(0.5, 3.5))
-    texture += noise(rng, shape, max(4.0, 0.3 * dpi)) * np.float32(rng.uniform(0, 2))
-    specks, count = _specks(rng, shape, mm, field)
-    channels = []
-    for c in range(3):
-        channel = np.full(shape, paper[c], np.float32) + texture
-        if behind is not None:
-            channel -= behind * channel
-        channel += lines * (form_colour[c] - channel)
-        channel += ink * (colour[c] - channel)
-        channel += specks * (60 - channel)
-        channels.append(channel)
-    edge = _edge(rng, shape, low, high)
-    picture: Bytes = np.asarray(np.clip(np.stack(channels, axis=-1) * edge[..., None], 0, 255), np.uint8)
+        form *= np.float32(min(1.0, 0.6 * contrast / (1 - form_colour.mean() / paper.mean())))
+    dust_name, dust = _dust(rng, shape, mm, field)
+    sheet = _Sheet(
+        paper=paper.astype(np.float32),
+        ink_colour=ink_colour,
+        ink=ink,
+        form_colour=form_colour,
+        form=form,
+        behind=_bleed_through(rng, strokes, shape, scale),
+        dust=dust,
+        edge=_edge(rng, shape, low, high),
+    )
     inverted = rng.random() < 0.04
     threshold = round(float(paper.mean()) * (1 - contrast * rng.uniform(0.35, 0.6)))
-    data, kind = files.scanner(rng, picture, depth=depth, threshold=threshold, dpi=dpi, inverted=inverted)
+    data, kind = files.scanner(
+        rng, _scanned(rng, sheet, dpi), depth=depth, threshold=threshold, dpi=dpi, inverted=inverted
+    )
     return data, {
         "pen": name,
-        "form": form,
+        "form": form_name,
         "polarity": "light on dark" if inverted else "dark on light",
         "depth": depth,
         "dpi": str(dpi),
-        "dust": count,
-        "back": "shines through" if behind is not None else "clean",
-        "edge": "none" if edge.all() and edge.min() > 0.99 else "dark",
-        "digit": size_name(share),
-        "line": line_name(line),
+        "dust": dust_name,
+        "back": "clean" if sheet.behind is None else "shines through",
+        "edge": "dark" if sheet.edge.min() < 0.99 else "none",
+        "digit": size_name(scale / min(shape)),
+        "line": line_name(stroke / scale),
         "file": kind,
     }
+
+
+def _scanned(rng: np.random.Generator, sheet: _Sheet, dpi: int) -> Bytes:
+    shape = sheet.ink.shape
+    texture = noise(rng, shape, 1.3) * np.float32(rng.uniform(0.5, 3.5))
+    texture += noise(rng, shape, max(4.0, 0.3 * dpi)) * np.float32(rng.uniform(0, 2))
+    channels = []
+    for c in range(3):
+        channel = texture + sheet.paper[c]
+        if sheet.behind is not None:
+            channel -= sheet.behind * channel
+        channel += sheet.form * (sheet.form_colour[c] - channel)
+        channel += sheet.ink * (sheet.ink_colour[c] - channel)
+        channel += sheet.dust * (60 - channel)
+        channels.append(np.clip(channel * sheet.edge, 0, 255).astype(np.uint8))
+    return np.asarray(cv2.merge(channels), np.uint8)
 
 
 def _shape(rng: np.random.Generator, digit_pixels: float, share: float) -> tuple[int, int]:
@@ -168,7 +208,7 @@ def _bleed_through(rng: np.random.Generator, strokes: Strokes, shape: tuple[int,
     return behind * np.float32(rng.uniform(0.03, 0.13))
 
 
-def _specks(rng: np.random.Generator, shape: tuple[int, int], mm: float, field: Floats) -> tuple[Floats, str]:
+def _dust(rng: np.random.Generator, shape: tuple[int, int], mm: float, field: Floats) -> tuple[str, Floats]:
     """Dust on the glass: small against any stroke."""
     kind = str(rng.choice(["none", "some", "much"], p=[0.5, 0.35, 0.15]))
     canvas = np.zeros(shape, np.uint8)
@@ -188,7 +228,7 @@ def _specks(rng: np.random.Generator, shape: tuple[int, int], mm: float, field: 
         path = np.rint((start + curve) * 16).astype(np.int32)
         if (field[_inside(path // 16, shape)] > 3).all():
             cv2.polylines(canvas, [path], False, 200, 1, cv2.LINE_AA, 4)
-    return canvas * np.float32(0.9 / 255), kind
+    return kind, canvas * np.float32(0.9 / 255)
 
 
 def _inside(points: Matrix, shape: tuple[int, int]) -> tuple[Matrix, Matrix]:
