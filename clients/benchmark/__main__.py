@@ -9,11 +9,11 @@ Other commands: `python -m clients.benchmark compare|engines|loadgen --help`.
 
 import asyncio
 import dataclasses
+import importlib
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 
 import grpc
 import tyro
@@ -22,27 +22,28 @@ from clients.errors import DigitError
 
 PROGRAM = "python -m clients.benchmark"
 
+COMMANDS = ("compare", "engines", "loadgen")
+
 
 def main() -> int:
     """Exit status: 0 when every request was answered, 1 when some failed or none was measured, 130 after Ctrl-C.
 
     Requests that fail in the search for the highest rate are what it looks for, and no failure.
     """
+    words = sys.argv[1:]
     try:
-        return _command()(sys.argv[2:] if sys.argv[1:2] and sys.argv[1] in COMMANDS else sys.argv[1:])
+        if words and words[0] in COMMANDS:
+            return int(importlib.import_module(f"clients.benchmark.{words[0]}").main(words[1:]))
+        return benchmark(words)
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed; `pip install '.[benchmark]'` brings it", file=sys.stderr)
         return 1
-    except (DigitError, ValueError) as error:
+    except (DigitError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _command() -> Callable[[list[str]], int]:
-    return COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "", benchmark)
 
 
 def benchmark(words: list[str]) -> int:
@@ -87,8 +88,9 @@ def benchmark(words: list[str]) -> int:
         plots.draw(found, options.plots)
     if found.interrupted:
         return 130
-    failed = any(level.errors for level in found.levels) and not options.searches
-    return 1 if failed or not all(level.answered for level in found.levels) else 0
+    if options.searches:
+        return 0 if found.levels[0].answered else 1
+    return 1 if any(level.errors or not level.answered for level in found.levels) else 0
 
 
 def _plain(options: dict[str, object]) -> dict[str, object]:
@@ -98,27 +100,6 @@ def _plain(options: dict[str, object]) -> dict[str, object]:
     return {name: str(value) if isinstance(value, os.PathLike) else value for name, value in options.items()} | {
         "access": "TLS" if encrypted else "plain text"
     }
-
-
-def _compare(words: list[str]) -> int:
-    from clients.benchmark import compare
-
-    return compare.main(words)
-
-
-def _engines(words: list[str]) -> int:
-    from clients.benchmark import engines
-
-    return engines.main(words)
-
-
-def _loadgen(words: list[str]) -> int:
-    from clients.benchmark import loadgen
-
-    return loadgen.main(words)
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"compare": _compare, "engines": _engines, "loadgen": _loadgen}
 
 
 if __name__ == "__main__":

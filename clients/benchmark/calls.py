@@ -46,7 +46,6 @@ class Target:
     Attributes:
         protocol: Which of the two.
         path: The method's.
-        streams: Whether it takes a stream of messages.
         request: The message.
         answer: What the server answered to it.
         server: What the server says about the model, for the document.
@@ -54,7 +53,6 @@ class Target:
 
     protocol: Protocol
     path: str
-    streams: bool
     request: bytes
     answer: bytes
     server: dict[str, Any]
@@ -121,7 +119,6 @@ def find_target(
     return Target(
         protocol=protocol,
         path=_PATHS[protocol, streams],
-        streams=streams,
         request=request,
         answer=_streamed(protocol, answer) if streams else answer,
         server=server,

@@ -8,7 +8,7 @@ Windows of one run know nothing of what changes from run to run, such as the mac
 two runs of the same thing first, and distrust what that finds.
 """
 
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ class Comparison:
         after: Likewise.
         p: Of Mann and Whitney's test, after Holm's correction.
         is_better_higher: Which direction is an improvement.
+        is_decidable: Whether there are enough windows for the smallest p that is possible to count.
     """
 
     level: str
@@ -66,11 +67,12 @@ class Comparison:
     after: float
     p: float
     is_better_higher: bool
+    is_decidable: bool
 
     @property
     def change(self) -> float:
         """As a share of what was."""
-        return self.after / self.before - 1
+        return self.after / self.before - 1 if self.before else math.inf if self.after else 0.0
 
     @property
     def verdict(self) -> str:
@@ -112,6 +114,7 @@ def compare(before: Document, after: Document) -> list[Comparison]:
             after=float(np.median(y)),
             p=p,
             is_better_higher=is_better_higher,
+            is_decidable=2 * len(found) / math.comb(len(x) + len(y), len(x)) < SIGNIFICANCE,
         )
         for (name, figure, is_better_higher, x, y, _), p in zip(found, corrected, strict=True)
     ]
@@ -120,7 +123,7 @@ def compare(before: Document, after: Document) -> list[Comparison]:
 def _figures(level: Level, figure: str) -> npt.NDArray[np.float64]:
     name = {"answers/s": "answers_per_s", "p50 ms": "p50_ms", "p99 ms": "p99_ms"}[figure]
     values = [getattr(window, name) for window in level.windows]
-    return np.array([value for value in values if value], np.float64)
+    return np.array([value for value in values if value is not None], np.float64)
 
 
 def mann_whitney(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -163,10 +166,17 @@ def main(words: list[str]) -> int:
         for each in comparisons
     ]
     print(grid(["", "median window", "before", "after", "change", "p", ""], rows))
-    print(f"\nBeyond noise: p < {SIGNIFICANCE} (Mann-Whitney on windows, Holm) and a change of more than 5 %.")
+    print(
+        f"\nBeyond noise: p < {SIGNIFICANCE} (Mann-Whitney on windows, Holm) and a change of more than "
+        f"{LEAST_DIFFERENCE:.0%}."
+    )
     for name in ("machine", "cores", "python", "grpcio"):
         if before.conditions.get(name) != after.conditions.get(name):
             print(f"Mind: {name} was {before.conditions.get(name)} and is {after.conditions.get(name)}.")
+    if few := sorted({each.level for each in comparisons if not each.is_decidable}):
+        print(f"Mind: too few windows for any difference to be beyond noise: {', '.join(few)}.")
+    if failing := sorted({level.name for each in (before, after) for level in each.levels if level.errors}):
+        print(f"Mind: requests failed in at least one of the two: {', '.join(failing)}.")
     if unstable := {level.name for each in (before, after) for level in each.levels if not level.stable}:
-        print(f"Mind: not stable in at least one of the two: {', '.join(sorted(unstable))}.", file=sys.stdout)
+        print(f"Mind: not stable in at least one of the two: {', '.join(sorted(unstable))}.")
     return 3 if options.exit_code and any(each.verdict == "worse" for each in comparisons) else 0

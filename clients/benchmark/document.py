@@ -124,9 +124,14 @@ class Level:
     @property
     def name(self) -> str:
         """What was asked for."""
-        if self.rate_per_s is not None:
-            return f"{self.rate_per_s:,.10g}/s" if self.rate_per_s < 10 else f"{self.rate_per_s:,.0f}/s"
-        return "1 caller" if self.callers == 1 else f"{self.callers} callers"
+        return level_name(self.callers, self.rate_per_s)
+
+
+def level_name(callers: int | None, rate_per_s: float | None) -> str:
+    """Name of the measurement with so many callers, or of the one at this rate."""
+    if rate_per_s is not None:
+        return f"{rate_per_s:,.10g}/s" if rate_per_s < 10 else f"{rate_per_s:,.0f}/s"
+    return "1 caller" if callers == 1 else f"{callers} callers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +160,20 @@ class Document:
     highest_rate_per_s: float | None
     interrupted: bool
 
+    @property
+    def model(self) -> str:
+        """What is served, and how, in a few words."""
+        names = ("name", "version", "engine", "platform", "device", "precision")
+        return " ".join(str(self.server[name]) for name in names if self.server.get(name))
 
-def save(path: Path, document: Document) -> None:
-    """Write a document.
+
+def save(path: Path, result: Any) -> None:
+    """Write a dataclass as JSON: a document, or what another command has found.
 
     Raises:
         DigitError: The file cannot be written.
     """
-    text = json.dumps(_finite(dataclasses.asdict(document)), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(_finite(dataclasses.asdict(result)), indent=1, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -7,7 +7,7 @@ a server that refuses at once would be asked thousands of times a second.
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ REST_S = 0.01
 MOST_UNDER_WAY = 10_000
 
 NOT_SENT = "NOT_SENT"
+_TOO_MANY = f"{MOST_UNDER_WAY:,} others were under way in its process"
+_TOO_LATE = "its time was over before it could be sent; where the load generator is busy, more --processes can help"
+
+# Open loop: so many requests whose deadlines have passed before they could be sent are counted at once.
+_HOPELESS = 64
 
 # A stream lives as long as what it carries, and each message has a deadline of its own.
 _STREAM_TIMEOUT_S = 86400.0
@@ -70,6 +75,8 @@ class Driver:
         connect = channel.stream_stream if load.streams else channel.unary_unary
         self._method: Any = connect(load.path, request_serializer=None, response_deserializer=None)
         self._exchanges = [_Exchange(self._method, load, recorder) for _ in range(load.streams)]
+        if load.due is not None:
+            recorder.expect(load.start)
 
     def stop(self) -> None:
         """Send no more."""
@@ -98,29 +105,25 @@ class Driver:
                 await asyncio.sleep(REST_S)
 
     async def _send_when_due(self, due: Iterator[float], tasks: asyncio.TaskGroup) -> None:
-        turn = 0
-        async for planned in self._arrivals(due):
-            number = self._recorder.begin(planned)
-            if self._exchanges:
-                exchange = self._exchanges[turn % len(self._exchanges)]
-                turn += 1
-                if exchange.send(number, planned):
-                    continue
-            elif self._under_way < MOST_UNDER_WAY:
-                tasks.create_task(self._call(number, planned))
-                continue
-            self._recorder.fail(number, NOT_SENT)
-
-    async def _arrivals(self, due: Iterator[float]) -> AsyncIterator[float]:
-        for seconds in due:
+        for turn, seconds in enumerate(due):
             planned = self._load.start + seconds
-            if planned > self._now():
+            self._recorder.expect(planned)
+            overdue_s = self._now() - planned
+            if overdue_s < 0:
                 await self._until(planned)
-            else:
+            elif overdue_s < self._load.timeout_s or turn % _HOPELESS == 0:
                 await asyncio.sleep(0)  # overdue, but answers that have come are not to wait for that
             if self._stopped:
                 return
-            yield planned
+            number = self._recorder.begin(planned)
+            if overdue_s >= self._load.timeout_s:
+                self._recorder.fail(number, NOT_SENT, _TOO_LATE)
+            elif self._exchanges:
+                self._exchanges[turn % len(self._exchanges)].send(number, planned)
+            elif self._under_way >= MOST_UNDER_WAY:
+                self._recorder.fail(number, NOT_SENT, _TOO_MANY)
+            else:
+                tasks.create_task(self._call(number, planned))
 
     async def _until(self, moment: float) -> None:
         if not self._stopped:
@@ -135,7 +138,7 @@ class Driver:
         sent = self._now()
         rest_s = planned + load.timeout_s - sent
         if rest_s <= 0:
-            recorder.fail(number, NOT_SENT)
+            recorder.fail(number, NOT_SENT, _TOO_LATE)
             return False
         self._under_way += 1
         try:
@@ -169,12 +172,12 @@ class _Exchange:
         self._stopped = True
         self._unsent.put_nowait(None)
 
-    def send(self, number: int, planned: float) -> bool:
-        """Send a message as soon as the stream takes it; returns whether it will."""
-        if len(self._sent) + self._unsent.qsize() >= MOST_UNDER_WAY:
-            return False
-        self._unsent.put_nowait((number, planned))
-        return True
+    def send(self, number: int, planned: float) -> None:
+        """Send a message as soon as the stream takes it."""
+        if len(self._sent) + self._unsent.qsize() < MOST_UNDER_WAY:
+            self._unsent.put_nowait((number, planned))
+        else:
+            self._recorder.fail(number, NOT_SENT, _TOO_MANY)
 
     def _send_now(self) -> None:
         planned = self._loop.time()
@@ -185,37 +188,39 @@ class _Exchange:
         while not self._stopped:
             for _ in range(depth):
                 self._send_now()
-            await self._run_once(refill=depth > 0)
+            code, reason = await self._run_once(refill=depth > 0)
+            while self._sent:
+                self._recorder.fail(self._sent.popleft()[0], code, reason)
+            # In the open loop what was not sent may still be, on the next stream; callers begin anew.
+            while (depth or self._stopped) and not self._unsent.empty():
+                if message := self._unsent.get_nowait():
+                    self._recorder.fail(message[0], code, reason)
             if not self._stopped:
                 await asyncio.sleep(REST_S)
-        while not self._unsent.empty():
-            if message := self._unsent.get_nowait():
-                self._recorder.fail(message[0], NOT_SENT)
 
-    async def _run_once(self, *, refill: bool) -> None:
+    async def _run_once(self, *, refill: bool) -> tuple[str, str | None]:
+        """Open a stream; returns with which status it ended, and what was said."""
         call = self._method(timeout=_STREAM_TIMEOUT_S, metadata=self._load.metadata)
         self._overdue = False
         writer = asyncio.ensure_future(self._write(call))
         timer = self._watch(call)
-        code, reason = "STREAM_ENDED", None
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 self._take(message)
                 if refill and not self._stopped:
                     self._send_now()
+            return "STREAM_ENDED", None
         except grpc.aio.AioRpcError as error:
-            code, reason = error.code().name, error.details()
+            return error.code().name, error.details()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            code = "DEADLINE_EXCEEDED" if self._overdue else "CANCELLED"
+            return "DEADLINE_EXCEEDED" if self._overdue else "CANCELLED", None
         finally:
             timer[0].cancel()
             writer.cancel()
             call.cancel()
-        while self._sent:
-            self._recorder.fail(self._sent.popleft()[0], code, reason)
 
     async def _write(self, call: Any) -> None:
         try:
@@ -223,7 +228,7 @@ class _Exchange:
                 number, planned = message
                 sent = self._loop.time()
                 if planned + self._load.timeout_s <= sent:
-                    self._recorder.fail(number, NOT_SENT)
+                    self._recorder.fail(number, NOT_SENT, _TOO_LATE)
                     continue
                 self._sent.append((number, planned, sent))
                 await call.write(self._load.request)

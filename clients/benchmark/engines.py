@@ -10,11 +10,10 @@ because the speed of a machine drifts: what counts is the median of the rounds' 
 """
 
 import contextlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from clients.benchmark import document
 from clients.benchmark.table import grid
 from clients.errors import DigitError
 
@@ -85,8 +85,21 @@ class Timing:
     images_per_s: float
 
 
-def compare(options: Options) -> tuple[list[Timing], dict[str, str]]:
-    """Times every engine that can run here; of the others, why they cannot.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was timed.
+
+    Attributes:
+        timings: Of every engine that can run here.
+        absent: Of the others, why they cannot.
+    """
+
+    timings: list[Timing]
+    absent: dict[str, str]
+
+
+def compare(options: Options) -> Result:
+    """Times every engine that can run here.
 
     Raises:
         DigitError: The bundle or the checkpoint cannot be read.
@@ -112,7 +125,7 @@ def compare(options: Options) -> tuple[list[Timing], dict[str, str]]:
         )
         for (name, size), each in medians.items()
     ]
-    return timings, absent
+    return Result(timings=timings, absent=absent)
 
 
 def _open(options: Options, stack: contextlib.ExitStack) -> tuple[dict[str, tuple[Run, int | None]], dict[str, str]]:
@@ -186,8 +199,8 @@ def _median_s(run: Run, pixels: npt.NDArray[np.uint8], duration_s: float) -> flo
 def main(words: list[str]) -> int:
     """Exit status: 0 when an engine was timed, 1 when none could be."""
     options = tyro.cli(Options, prog="python -m clients.benchmark engines", description=__doc__, args=words)
-    timings, absent = compare(options)
-    if timings:
+    result = compare(options)
+    if result.timings:
         rows = [
             [
                 each.engine,
@@ -196,11 +209,11 @@ def main(words: list[str]) -> int:
                 f"{each.lowest_ms:.3f} to {each.highest_ms:.3f}",
                 f"{each.images_per_s:,.0f}",
             ]
-            for each in timings
+            for each in result.timings
         ]
         print(grid(["engine", "images", "median ms", "rounds", "images/s"], rows))
-    for name, reason in absent.items():
+    for name, reason in result.absent.items():
         print(f"{name}: {reason}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"timings": [asdict(each) for each in timings], "absent": absent}, indent=1))
-    return 0 if timings else 1
+        document.save(options.json, result)
+    return 0 if result.timings else 1

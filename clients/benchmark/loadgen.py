@@ -9,14 +9,13 @@ runs, an accuracy run and a review; none of this is one.
 """
 
 import asyncio
-import json
 import os
 import re
 import selectors
 import sys
 import tempfile
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +24,10 @@ import tyro
 
 from clients import access
 from clients.access import AccessOptions
-from clients.benchmark import calls
+from clients.benchmark import calls, document
 from clients.benchmark.calls import Target
 from clients.channel import open_aio_channel
-from clients.errors import DigitError
+from clients.errors import DigitError, from_status
 
 Scenario = Literal["SingleStream", "Server", "Offline"]
 
@@ -107,10 +106,6 @@ class Result:
     figures: dict[str, float]
     recommendations: list[str]
 
-    def percentile_ms(self, name: str) -> float:
-        """Latency by LoadGen's name of the percentile, such as "99.00"."""
-        return self.figures[f"{name} percentile latency (ns)"] / 1e6
-
 
 class _Sender:
     """Sends samples from an event loop of its own, as the benchmark does."""
@@ -125,16 +120,16 @@ class _Sender:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Connect."""
-        connected = threading.Event()
-        threading.Thread(target=self._run, args=(connected,), daemon=True).start()
-        connected.wait()
+        """Connect.
 
-    def _run(self, connected: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._connect())
-        connected.set()
-        self._loop.run_forever()
+        Raises:
+            DigitError: The server has gone.
+        """
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result()
+        except grpc.aio.AioRpcError as error:
+            raise from_status(self._options.address, error.code(), error.details()) from error
 
     async def _connect(self) -> None:
         options = self._options
@@ -253,5 +248,5 @@ def main(words: list[str]) -> int:
     for code, count in result.failures.items():
         print(f"  failed: {code} {count:,}")
     if options.json is not None:
-        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        document.save(options.json, result)
     return 0 if result.valid else 1

@@ -1,11 +1,10 @@
 """`python -m clients.benchmark.null_server`: answers every call, and every message of a stream, with the same bytes.
 
-What is measured against it is the load generator itself, gRPC in Python included. The answer comes on standard input;
-it prints `ready HOST:PORT` and serves until SIGTERM.
+What is measured against it is the load generator itself, gRPC in Python included. The answer comes as a line of
+hexadecimal digits on standard input; it prints `ready HOST:PORT` and serves until the input ends.
 """
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -35,18 +34,16 @@ class Constant(grpc.GenericRpcHandler):
             yield self._answer
 
 
-async def _serve(answer: bytes) -> None:
+async def _serve() -> None:
+    answer = bytes.fromhex(await asyncio.to_thread(sys.stdin.readline))
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers([Constant(answer)])
     port = server.add_insecure_port("127.0.0.1:0")
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await server.start()
     print(f"ready 127.0.0.1:{port}", flush=True)
-    await stop.wait()
+    await asyncio.to_thread(sys.stdin.read)
     await server.stop(None)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_serve(sys.stdin.buffer.read()))
+    asyncio.run(_serve())

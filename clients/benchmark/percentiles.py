@@ -64,15 +64,15 @@ class Histogram:
     def __init__(self, encoded: str | None = None) -> None:
         self._hdr = HdrHistogram(_LOWEST_NS, _HIGHEST_NS, _DIGITS)
         if encoded is not None:
-            self.add(encoded)
+            self._hdr.decode_and_add(encoded.encode())
 
     def record(self, seconds: float) -> None:
         """Count one value."""
         self._hdr.record_value(min(max(round(seconds * 1e9), 0), _HIGHEST_NS))
 
-    def add(self, encoded: str) -> None:
+    def add(self, other: "Histogram") -> None:
         """Add what another one has counted."""
-        self._hdr.decode_and_add(encoded.encode())
+        self._hdr.add(other._hdr)
 
     def encode(self) -> str:
         """HdrHistogram's compressed text."""

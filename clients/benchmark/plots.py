@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clients.benchmark.document import Document, Level
-from clients.benchmark.percentiles import PERCENTILES, Histogram, needed
+from clients.benchmark.percentiles import CONFIDENCE, PERCENTILES, Histogram, needed
 from clients.errors import DigitError
 
 _SIZE = (9, 5.5)
@@ -53,9 +53,7 @@ def _figure(document: Document, title: str, rows: int = 1) -> tuple[Any, Any]:
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots(rows, 1, sharex=True)
-    server = document.server
-    name = " ".join(str(server[key]) for key in ("name", "version", "engine", "device", "precision") if server.get(key))
-    figure.suptitle(f"{title}: {name}", fontsize=11)
+    figure.suptitle(f"{title}: {document.model}", fontsize=11)
     for each in np.atleast_1d(axes):
         each.grid(alpha=0.3)
         each.spines[["top", "right"]].set_visible(False)
@@ -124,7 +122,7 @@ def _throughput(document: Document) -> Any:
     axes.set_yscale("log")
     _milliseconds(axes.yaxis)
     axes.set_xlabel("requests answered in a second")
-    axes.set_ylabel("latency, ms")
+    axes.set_ylabel(f"latency, ms (bars: {CONFIDENCE:.0%} intervals)")
     slo = document.options["slo"]
     if slo and document.highest_rate_per_s:
         axes.axvline(document.highest_rate_per_s, color="#009E73", linewidth=1.2, label=f"highest rate with {slo}")

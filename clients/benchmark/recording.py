@@ -4,7 +4,6 @@ import asyncio
 import collections
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from clients.benchmark.calls import Split
@@ -23,7 +22,6 @@ class Window:
     """The requests that were due within a window, and how many answers came in it.
 
     Attributes:
-        number: From 0, the first after the warm-up.
         seconds: How long it was.
         due: Requests.
         finished: Answers that came within the window, to whichever request.
@@ -37,7 +35,6 @@ class Window:
         batches: Engine calls by their number of images; each request tells of a share of one.
     """
 
-    number: int
     seconds: float
     due: int = 0
     finished: int = 0
@@ -48,49 +45,39 @@ class Window:
     late: Histogram = field(default_factory=Histogram)
     queue: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
-    batches: collections.Counter[int] = field(default_factory=collections.Counter)
+    batches: collections.defaultdict[int, float] = field(default_factory=lambda: collections.defaultdict(float))
 
     def encode(self) -> str:
         """One line of JSON."""
-        plain = {
-            "number": self.number,
-            "seconds": self.seconds,
-            "due": self.due,
-            "finished": self.finished,
-            "errors": self.errors,
-            "reasons": self.reasons,
-            "batches": {str(size): count for size, count in self.batches.items()},
-        }
-        return json.dumps(plain | {name: getattr(self, name).encode() for name in _HISTOGRAMS})
+        return json.dumps(vars(self) | {name: getattr(self, name).encode() for name in _HISTOGRAMS})
 
     @classmethod
-    def merged(cls, lines: Iterable[str]) -> "Window":
-        """What several have to tell of a window, or of several windows one after another, in one."""
-        merged = cls(number=-1, seconds=0.0)
-        seconds: dict[int, float] = {}
-        for line in lines:
-            plain = json.loads(line)
-            merged.number = max(merged.number, plain["number"])
-            seconds[plain["number"]] = plain["seconds"]
-            merged.due += plain["due"]
-            merged.finished += plain["finished"]
-            merged.errors.update(plain["errors"])
-            merged.reasons = plain["reasons"] | merged.reasons
-            merged.batches.update({int(size): count for size, count in plain["batches"].items()})
-            for name in _HISTOGRAMS:
-                getattr(merged, name).add(plain[name])
-        merged.seconds = math.fsum(seconds.values())
-        return merged
+    def decode(cls, line: str) -> "Window":
+        """What `encode` has written."""
+        plain = json.loads(line)
+        window = cls(**plain | {name: Histogram(plain[name]) for name in _HISTOGRAMS})
+        window.errors = collections.Counter(plain["errors"])
+        window.batches = collections.defaultdict(float, {int(size): calls for size, calls in plain["batches"].items()})
+        return window
+
+    def merge(self, other: "Window") -> None:
+        """Add what another process has to tell of the same window, or what there is to tell of another window."""
+        self.due += other.due
+        self.finished += other.finished
+        self.errors.update(other.errors)
+        self.reasons = other.reasons | self.reasons
+        for size, calls in other.batches.items():
+            self.batches[size] += calls
+        for name in _HISTOGRAMS:
+            getattr(self, name).add(getattr(other, name))
 
 
 @dataclass
 class _Open:
-    """A window whose requests have not all ended."""
+    """A window that has not been told, and how many of its requests are under way."""
 
     window: Window
     pending: int = 0
-    over: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Recorder:
@@ -107,12 +94,26 @@ class Recorder:
         self._window_s = window_s
         self._images = images
         self._open: collections.defaultdict[int, _Open] = collections.defaultdict(
-            lambda: _Open(Window(number=-1, seconds=window_s))
+            lambda: _Open(Window(seconds=window_s))
         )
         self._answers = 0
+        self._next_due = math.inf
+        self._told = 0
+        self._over = False
+        self._complete = asyncio.Event()
 
     def _number(self, moment: float) -> int:
         return math.floor((moment - self._start) / self._window_s)
+
+    def expect(self, planned: float) -> None:
+        """Open loop: no request that has not begun is due before this moment.
+
+        Windows that end later are not complete, be they over: a load generator that has fallen behind still has to send
+        their requests.
+        """
+        if self._number(planned) != self._next_due:
+            self._next_due = self._number(planned)
+            self._check()
 
     def begin(self, planned: float) -> int:
         """A request is due; its window's number is what `answer` and `fail` want to know."""
@@ -136,8 +137,7 @@ class Recorder:
         if split is not None:
             window.queue.record(split.queue_s)
             window.compute.record(split.compute_s)
-            # Scaled to whole numbers: the sample's requests are shares of engine calls.
-            window.batches[split.batch] += round(1000 * self._images / max(split.batch, self._images))
+            window.batches[split.batch] += self._images / max(split.batch, self._images)
         self._end(number)
 
     def fail(self, number: int, code: str, reason: str | None = None) -> None:
@@ -155,31 +155,38 @@ class Recorder:
         return self._answers % SAMPLED == 1
 
     def _end(self, number: int) -> None:
-        entry = self._open[number]
-        entry.pending -= 1
-        if entry.over and not entry.pending:
-            entry.ended.set()
+        self._open[number].pending -= 1
+        if number == self._told:
+            self._check()
 
-    async def completed(self, number: int) -> Window:
-        """A window when it is over and all of its requests have ended; to be asked for in order."""
+    def _check(self) -> None:
+        if self._over and self._next_due > self._told and not self._open[self._told].pending:
+            self._complete.set()
+
+    async def next(self) -> Window:
+        """The next window, when it is over and all of its requests have ended."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._start + (number + 1) * self._window_s - loop.time())
-        entry = self._open[number]
-        entry.over = True
-        if entry.pending:
-            await entry.ended.wait()
-        return self._take(number)
+        self._complete.clear()
+        await asyncio.sleep(self._start + (self._told + 1) * self._window_s - loop.time())
+        self._over = True
+        self._check()
+        await self._complete.wait()
+        self._over = False
+        return self._take()
 
     def interrupted(self) -> list[Window]:
         """The windows so far, of which what is under way has no result."""
         now = asyncio.get_running_loop().time()
-        for number, entry in self._open.items():
-            entry.window.seconds = min(self._window_s, now - (self._start + number * self._window_s))
+        windows = []
+        while (seconds := now - self._start - self._told * self._window_s) > 0:
+            entry = self._open[self._told]
+            entry.window.seconds = min(self._window_s, seconds)
             if entry.pending:
                 entry.window.errors["INTERRUPTED"] += entry.pending
-        return [self._take(number) for number in sorted(self._open)]
+            windows.append(self._take())
+        return windows
 
-    def _take(self, number: int) -> Window:
-        window = self._open.pop(number).window
-        window.number = number
+    def _take(self) -> Window:
+        window = self._open.pop(self._told).window
+        self._told += 1
         return window

@@ -41,15 +41,19 @@ class Slo:
         return cls(name=text, share=float(found[1]) / 100, within_s=float(found[2]) * _SECONDS[found[3]])
 
 
-def search(first_per_s: float) -> Generator[float, bool, float]:
+def search(first_per_s: float) -> Generator[float, bool | None, float | None]:
     """Bisects rates: yields the next one to try, is sent whether it met the objective, returns the highest that did.
 
-    It doubles the first rate until one misses, and then halves the gap. 0 is returned where no rate met it.
+    It doubles the first rate until one misses, and then halves the gap. 0 is returned where no rate met it. Where there
+    were too few requests to tell (None is sent), lower rates would tell even less: it ends, with None if none met it.
     """
     met, missed = 0.0, math.inf
     rate = first_per_s
     while True:
-        if (yield rate):
+        is_met = yield rate
+        if is_met is None:
+            return met or None
+        if is_met:
             met = rate
         else:
             missed = rate

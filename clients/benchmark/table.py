@@ -23,18 +23,16 @@ def render(document: Document) -> str:
             "The load generator itself, against a server that does nothing\n" + grid(*_floor(document.floor))
         )
     if document.levels:
-        sections += [_heading(document) + "\n" + _ragged(*_throughput(document.levels)), _latencies(document.levels)]
+        sections += [_heading(document) + "\n" + grid(*_throughput(document.levels)), _latencies(document.levels)]
     sections += _details(document)
     return "\n\n".join(section for section in sections if section)
 
 
 def _heading(document: Document) -> str:
-    server, options = document.server, document.options
-    words = [server.get(name) for name in ("name", "version", "engine", "platform", "device", "precision")]
-    name = " ".join(str(word) for word in words if word)
+    options = document.options
     kind = f"messages on {options['streams']} streams" if options["streams"] else "calls"
     images = "1 image" if options["images"] == 1 else f"{options['images']} images"
-    return f"{options['address']}: {name}; {kind} of {images}"
+    return f"{options['address']}: {document.model}; {kind} of {images}"
 
 
 def _floor(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +51,7 @@ def _floor(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
 def _throughput(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
     has_slo = any(level.goodput for level in levels)
     heads = ["", "requests", "answered/s", "images/s", *(["good/s", "SLO"] if has_slo else [])]
-    heads += ["p50 ms", "p99 ms", "batch", "client cores", "server cores", "MB", "stable", "errors"]
+    heads += ["p50 ms", "p99 ms", "batch", "client cores", "server cores", "MB", "stable", "failed"]
     rows = []
     for level in levels:
         goodput = level.goodput
@@ -71,7 +69,7 @@ def _throughput(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
                 f"{level.server_usage.cores:.2f}" if level.server_usage else _UNKNOWN,
                 f"{level.server_usage.resident_mb:,.0f}" if level.server_usage else _UNKNOWN,
                 "yes" if level.stable else "NO",
-                ", ".join(f"{code} {count:,}" for code, count in level.errors.items()) or "none",
+                f"{sum(level.errors.values()):,}",
             ]
         )
     return heads, rows
@@ -106,6 +104,15 @@ def _latencies(levels: Sequence[Level]) -> str:
 
 def _details(document: Document) -> list[str]:
     notes = []
+    failures = [
+        [level.name, f"{count:,}", f"{count / level.due:.1%}", f"{code}: {level.reasons.get(code, '')}".rstrip(": ")]
+        for level in document.levels
+        for code, count in level.errors.items()
+    ]
+    if failures:
+        notes.append(
+            "Requests that failed\n" + _ragged(["", "number", "share", "code, and what was said first"], failures)
+        )
     splits = [(level.name, level.server) for level in document.levels if level.server]
     if splits:
         rows = [
@@ -152,31 +159,34 @@ def _remarks(document: Document) -> list[str]:
             f"more than {options['agreement']:.0%} from the mean of those windows."
         )
     processes = options["processes"]
-    if busy := [level.name for level in levels if level.client_usage and level.client_usage.cores > _BUSY * processes]:
+    if busy := [level.name for level in levels if _is_busy(level, processes)]:
         remarks.append(
             f"The load generator was busy all of the time: {', '.join(busy)}; it is part of what was measured. "
             f"More --processes than {processes} can help, on free cores."
         )
     if any(level.server_usage is None for level in levels):
         remarks.append("The server's CPU and memory are unknown: name its process with --server-pid, if it is here.")
-    reasons = {f"{code}: {reason}" for level in levels for code, reason in level.reasons.items()}
-    remarks += sorted(reasons)
     slo = options["slo"]
     if any(level.goodput and level.goodput.met is None for level in levels):
         remarks.append(f"Too few: all was well, but with too few requests to say that of {slo}; see --max-duration-s.")
-    if document.highest_rate_per_s is not None:
+    if slo and not options["rate"] and not options["concurrency"] and not document.interrupted:
         tried = ", ".join(
             f"{level.rate_per_s:,.0f} {_VERDICTS[level.goodput.met]}"
             for level in levels
             if level.rate_per_s is not None and level.goodput
         )
-        remarks.append(
-            f"Highest rate that meets {slo}: {document.highest_rate_per_s:,.0f} requests/s, "
-            f"to {PRECISION:.0%} (tried: {tried})."
-        )
+        highest = document.highest_rate_per_s
+        found = "none was found" if not highest else f"{highest:,.0f} requests/s, to {PRECISION:.0%}"
+        remarks.append(f"Highest rate that meets {slo}: {found} (tried: {tried or 'none'}).")
     if document.interrupted:
         remarks.append("Interrupted: this is what was measured so far.")
     return remarks
+
+
+def _is_busy(level: Level, processes: int) -> bool:
+    """Whether the processes that had anything to send did nothing else."""
+    busy = processes if level.callers is None else min(processes, level.callers)
+    return level.client_usage is not None and level.client_usage.cores > _BUSY * busy
 
 
 def _figure(distribution: Distribution, name: str) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import selectors
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,17 @@ async def _measure(order: dict[str, Any], orders: asyncio.StreamReader) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(channel.channel_ready(), order["start"] - asyncio.get_running_loop().time())
         driver = Driver(channel, _load(order), recorder)
-        driving = asyncio.create_task(driver.run())
-        reporting = asyncio.create_task(_report(recorder))
-        word = await orders.readline()
-        driver.stop()
-        reporting.cancel()
-        if word.strip() == b"interrupt":
-            for window in recorder.interrupted():
-                print(window.encode())
-            driving.cancel()
-        # Until the server is quiet again.
-        with contextlib.suppress(asyncio.CancelledError):
-            await driving
+        # What fails in here ends the process, and with it the benchmark.
+        async with asyncio.TaskGroup() as tasks:
+            driving = tasks.create_task(driver.run())
+            reporting = tasks.create_task(_report(recorder))
+            word = await orders.readline()
+            driver.stop()
+            reporting.cancel()
+            if word.strip() == b"interrupt":
+                for window in recorder.interrupted():
+                    print(window.encode())
+                driving.cancel()
 
 
 def _tls(plain: dict[str, Any]) -> Tls:
@@ -77,16 +75,12 @@ def _load(order: dict[str, Any]) -> Load:
 
 
 async def _report(recorder: Recorder) -> None:
-    number = 0
     while True:
-        print((await recorder.completed(number)).encode(), flush=True)
-        number += 1
+        print((await recorder.next()).encode(), flush=True)
 
 
 def main() -> None:
     """Serve orders until the input ends."""
-    # Ctrl-C reaches every process of a terminal; this one is told by the one that ordered.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     # epoll waits for whole milliseconds, which would make requests late; select waits as long as it is told.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_failures_are_counted_by_code_with_what_was_said_and_miss_the_slo(addres
     assert (level.answered, level.latency.count, sum(level.errors.values())) == (0, 0, level.due)
     assert (level.goodput.within, level.goodput.met) == (0, False)
     for code, count in level.errors.items():
-        assert f"{code} {count}" in text
+        assert re.search(rf"50/s +{count} +[\d.]+% +{code}", text)
 
 
 def test_a_stall_shows_from_when_requests_were_due_and_hides_from_callers_who_wait(tmp_path):
@@ -134,6 +135,16 @@ def test_a_stall_shows_from_when_requests_were_due_and_hides_from_callers_who_wa
     # One request in a second waits for the stall, of some hundreds that are sent because none before had to wait.
     assert closed.latency.max_ms > 40
     assert closed.latency.percentiles["p99"].value_ms < 0.7 * planned
+
+
+@pytest.mark.parametrize("streams", [0, 2])
+def test_what_is_due_faster_than_it_can_be_sent_is_counted_all_the_same(address, tmp_path, streams):
+    flood = ("--rate", 50_000, "--arrivals", "fixed", "--timeout-s", 0.1, "--streams", streams)
+    found, text = measure(tmp_path / "a.json", "--address", address, *flood, *QUICK, status=1)
+    (level,) = found.levels
+    assert level.due == level.answered + sum(level.errors.values()) == pytest.approx(15_000, abs=1)
+    assert level.errors["NOT_SENT"] > 0
+    assert "more --processes can help" in text
 
 
 def words(*arguments: object) -> list[str]:

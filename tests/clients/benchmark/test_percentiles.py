@@ -49,7 +49,7 @@ def test_what_is_out_of_range_is_counted_where_the_package_drops_it():
 def test_merging_encoded_histograms_is_recording_everything_in_one(latencies_s):
     merged = Histogram()
     for part in np.array_split(latencies_s, 3):
-        merged.add(filled(part).encode())
+        merged.add(Histogram(filled(part).encode()))
     whole = filled(latencies_s)
     assert merged.count == whole.count
     for ours, theirs in zip(merged.values_s(), whole.values_s(), strict=True):

@@ -100,6 +100,11 @@ def test_the_search_ends_where_no_rate_or_every_rate_meets_the_slo():
     assert searched(lambda _: True)[0] >= 1e6
 
 
+def test_the_search_ends_where_there_are_too_few_requests_to_tell():
+    assert searched(lambda _: None) == (None, [1000.0])
+    assert searched(lambda rate: True if rate < 3000 else None)[0] == 2000
+
+
 # Which differences count
 
 
@@ -122,7 +127,7 @@ def level(rates, latencies_ms, name=8) -> Level:
 def document(*levels, **options) -> Document:
     defaults = {
         "address": "a:1", "protocol": "digits", "images": 1, "streams": 0, "arrivals": "poisson", "processes": 1,
-        "warmup_s": 1.0, "stable_windows": 5, "agreement": 0.1, "slo": None,
+        "warmup_s": 1.0, "stable_windows": 5, "agreement": 0.1, "slo": None, "rate": [], "concurrency": [8],
     }  # fmt: skip
     return Document(
         command=[], options=defaults | options, conditions={}, server={}, floor=[], levels=list(levels),
@@ -148,6 +153,24 @@ def test_a_certain_but_small_change_is_within_noise():
     rates = compare(before, after)[0]
     assert rates.p < 0.01
     assert rates.verdict == "within noise"
+
+
+def test_windows_without_an_answer_count_and_are_beyond_noise():
+    before = level(np.full(10, 1000.0), np.full(10, 2.0))
+    after = dataclasses.replace(
+        before,
+        windows=[dataclasses.replace(each, answers_per_s=0.0, p50_ms=None, p99_ms=None) for each in before.windows],
+    )
+    (rates,) = compare(document(before), document(after))
+    assert (rates.before, rates.after, rates.verdict) == (1000, 0, "worse")
+    (rates,) = compare(document(after), document(before))
+    assert (rates.change, rates.verdict) == (math.inf, "better")
+
+
+def test_too_few_windows_for_any_difference_are_known_as_such():
+    few, enough = (document(level(np.full(count, 1000.0), np.full(count, 2.0))) for count in (5, 10))
+    assert {each.is_decidable for each in compare(few, few)} == {False}
+    assert {each.is_decidable for each in compare(enough, enough)} == {True}
 
 
 def test_what_was_measured_differently_is_not_compared():
@@ -209,5 +232,4 @@ def test_the_table_tells_what_is_not_known_and_what_is_not_stable():
     text = render(document(one))
     assert "too few requests to say. p99 needs 368" in text
     assert "Not stable: 8 callers" in text
-    assert "UNAVAILABLE 3" in text
-    assert "UNAVAILABLE: away" in text
+    assert "8 callers       3  30.0%  UNAVAILABLE: away" in text
