@@ -173,6 +173,9 @@ def main(words: list[str]) -> int:
     for name in ("machine", "cores", "python", "grpcio"):
         if before.conditions.get(name) != after.conditions.get(name):
             print(f"Mind: {name} was {before.conditions.get(name)} and is {after.conditions.get(name)}.")
+    lengths = [each.options["duration_s"] / each.options["windows"] for each in (before, after)]
+    if lengths[0] != lengths[1]:
+        print(f"Mind: a window was {lengths[0]:g} s and is {lengths[1]:g} s; longer ones see more of the tail.")
     if few := sorted({each.level for each in comparisons if not each.is_decidable}):
         print(f"Mind: too few windows for any difference to be beyond noise: {', '.join(few)}.")
     if failing := sorted({level.name for each in (before, after) for level in each.levels if level.errors}):

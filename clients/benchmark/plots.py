@@ -110,8 +110,10 @@ def _throughput(document: Document) -> Any:
     figure, axes = _figure(document, "Throughput and latency")
     colours = iter(_COLOURS)
     for loop in ("closed", "open"):
+        # From load to load: where the server is overwhelmed, more brings less, and the curve turns back.
         levels = sorted(
-            (level for level in _answered(document) if level.loop == loop), key=lambda level: level.requests_per_s
+            (level for level in _answered(document) if level.loop == loop),
+            key=lambda level: level.callers or level.rate_per_s or 0.0,
         )
         if not levels:
             continue

@@ -1,11 +1,15 @@
 """A benchmark for people to read."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from clients.benchmark.document import Document, Level
 from clients.benchmark.percentiles import CONFIDENCE, PERCENTILES, Distribution, needed
 from clients.benchmark.slo import PRECISION
+
+# A terminal's; reached where there is an SLO and more than one image in a request.
+WIDTH = 120
 
 _UNKNOWN = "-"
 
@@ -23,7 +27,7 @@ def render(document: Document) -> str:
             "The load generator itself, against a server that does nothing\n" + grid(*_floor(document.floor))
         )
     if document.levels:
-        sections += [_heading(document) + "\n" + grid(*_throughput(document.levels)), _latencies(document.levels)]
+        sections += [_heading(document) + "\n" + grid(*_throughput(document)), _latencies(document.levels)]
     sections += _details(document)
     return "\n\n".join(section for section in sections if section)
 
@@ -36,7 +40,7 @@ def _heading(document: Document) -> str:
 
 
 def _floor(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
-    heads = ["", "answered/s", "p50 ms", "p99 ms", "client cores"]
+    heads = ["", "answered/s", "p50 ms", "p99 ms", "client CPU"]
     return heads, [
         [
             level.name,
@@ -48,28 +52,28 @@ def _floor(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _throughput(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
-    has_slo = any(level.goodput for level in levels)
-    heads = ["", "requests", "answered/s", "images/s", *(["good/s", "SLO"] if has_slo else [])]
-    heads += ["p50 ms", "p99 ms", "batch", "client cores", "server cores", "MB", "stable", "failed"]
+def _throughput(document: Document) -> tuple[list[str], list[list[str]]]:
+    has_slo, has_images = document.options["slo"] is not None, document.options["images"] > 1
+    heads = ["", "requests", "failed", "answered/s", *(["images/s"] if has_images else [])]
+    heads += [*(["good/s", "SLO"] if has_slo else []), "p50 ms", "p99 ms"]
+    heads += ["client CPU", "server CPU", "MB", "stable"]
     rows = []
-    for level in levels:
+    for level in document.levels:
         goodput = level.goodput
         slo = [f"{goodput.per_s:,.0f}", _VERDICTS[goodput.met]] if goodput else ["-", "-"]
         rows.append(
             [
                 level.name,
                 f"{level.due:,}",
+                f"{sum(level.errors.values()):,}",
                 f"{level.requests_per_s:,.0f}",
-                f"{level.images_per_s:,.0f}",
+                *([f"{level.images_per_s:,.0f}"] if has_images else []),
                 *(slo if has_slo else []),
                 *(_figure(level.latency, name) for name in ("p50", "p99")),
-                f"{level.server.mean_batch:.1f}" if level.server else _UNKNOWN,
                 f"{level.client_usage.cores:.2f}" if level.client_usage else _UNKNOWN,
                 f"{level.server_usage.cores:.2f}" if level.server_usage else _UNKNOWN,
                 f"{level.server_usage.resident_mb:,.0f}" if level.server_usage else _UNKNOWN,
                 "yes" if level.stable else "NO",
-                f"{sum(level.errors.values()):,}",
             ]
         )
     return heads, rows
@@ -136,16 +140,18 @@ def _details(document: Document) -> list[str]:
     ]
     gpus = [(level.name, gpu) for level in document.levels for gpu in level.gpus]
     notes += [
-        f"{name}: {gpu.name} {gpu.utilization_percent:.0f} % busy, {gpu.memory_mb:,.0f} MB, {gpu.power_w:.0f} W"
+        f"{name}: {gpu.name} {_known(gpu.utilization_percent)} % busy, {_known(gpu.memory_mb)} MB, "
+        f"{_known(gpu.power_w)} W"
         for name, gpu in gpus
     ]
-    return [*notes, "\n".join(_remarks(document))]
+    return [*notes, "\n".join(textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in _remarks(document))]
 
 
 def _remarks(document: Document) -> list[str]:
     options, levels = document.options, document.levels
     remarks = [
         f"Each measurement began after {options['warmup_s']:g} s of warm-up. Nothing after it was left out.",
+        "CPU: cores busy on average. MB: the server's resident memory.",
     ]
     if any(level.latency.percentiles[name].value_ms is None for level in levels for name in PERCENTILES):
         remarks.append(
@@ -191,6 +197,10 @@ def _is_busy(level: Level, processes: int) -> bool:
 
 def _figure(distribution: Distribution, name: str) -> str:
     return _milliseconds(distribution.percentiles[name].value_ms)
+
+
+def _known(value: float) -> str:
+    return _UNKNOWN if math.isnan(value) else f"{value:,.0f}"
 
 
 def _ends(distribution: Distribution, name: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.stalling import expected_ms
 from clients.benchmark import document
 from clients.benchmark.document import Document
+from clients.benchmark.table import WIDTH
 from serve.process import module_process
 from tests.clients.test_commands import ROOT, run
 
@@ -85,6 +86,7 @@ def test_the_table_shows_what_the_document_holds(everything):
     for level in found.levels:
         assert f"{level.requests_per_s:,.0f}" in text
     assert "after 0.1 s of warm-up" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_three_figures_are_drawn(everything):
@@ -127,8 +129,9 @@ def test_failures_are_counted_by_code_with_what_was_said_and_miss_the_slo(addres
 def test_a_stall_shows_from_when_requests_were_due_and_hides_from_callers_who_wait(tmp_path):
     stalling = ("1000", "50", "1")
     with module_process("benchmarks.stalling", *stalling, log=tmp_path / "log") as server:
-        loops = ("--concurrency", 1, "--rate", 300, "--duration-s", 2, "--max-duration-s", 2, "--floor-s", 0)
-        found, _ = measure(tmp_path / "a.json", "--address", server.address, *loops)
+        loops = ("--concurrency", 1, "--rate", 300, "--duration-s", 2, "--max-duration-s", 2)
+        quick = ("--warmup-s", 0.1, "--floor-s", 0)
+        found, _ = measure(tmp_path / "a.json", "--address", server.address, *loops, *quick)
     closed, opened = found.levels
     planned = opened.latency.percentiles["p99"].value_ms
     assert planned > 0.7 * expected_ms(0.99, *map(float, stalling))
@@ -160,8 +163,8 @@ def test_ctrl_c_shows_what_was_measured_so_far_and_ends_with_130(address, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr.readline().startswith("1 caller,")
-        assert process.stderr.readline().startswith("2 callers,")
+        assert process.stderr.readline().startswith("1 caller:")
+        assert process.stderr.readline().startswith("2 callers:")
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=60)
     assert process.returncode == 130

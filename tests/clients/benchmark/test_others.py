@@ -8,8 +8,19 @@ from clients.benchmark import engines
 from tests.clients.test_commands import run
 
 
-def test_every_engine_that_can_run_is_timed_and_the_others_are_named(bundle, trained, tmp_path, capsys):
-    words = [str(bundle), "--checkpoint", str(trained), "--rounds", "2", "--duration-s", "0.01", "--batch", "1", "4"]
+def test_every_engine_that_can_run_is_timed_and_the_others_are_named(bundle, tmp_path, capsys):
+    words = [
+        str(bundle),
+        "--checkpoint",
+        str(bundle.with_suffix(".pt")),
+        "--rounds",
+        "2",
+        "--duration-s",
+        "0.01",
+        "--batch",
+        "1",
+        "4",
+    ]
     assert engines.main([*words, "--json", str(tmp_path / "engines.json")]) == 0
     result = json.loads((tmp_path / "engines.json").read_text())
     timed = {(each["engine"], each["batch"]) for each in result["timings"]}
