@@ -146,7 +146,8 @@ class Document:
         server: What the server says about the model.
         floor: The load generator against a server that does nothing.
         levels: Against the server, in the order of measurement.
-        highest_rate_per_s: The highest rate that met the SLO, if it was searched for and the search has ended.
+        highest_rate_per_s: The highest rate that met the SLO, if it was searched for and the search has ended; 0 where
+            even the lowest missed it, None as well where there were too few requests to tell.
         interrupted: Whether Ctrl-C ended it.
     """
 

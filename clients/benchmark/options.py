@@ -13,6 +13,9 @@ from clients.benchmark.slo import Slo
 
 DEFAULT_CONCURRENCY = (1, 8, 64)
 
+# What is told of one takes a millisecond.
+_SHORTEST_WINDOW_S = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -101,10 +104,10 @@ class Options:
         for name, value, least, most in (
             ("images", self.images, 1, 1 << 20),
             ("streams", self.streams, 0, 1024),
-            ("windows", self.windows, 2, 1000),
-            ("stable-windows", self.stable_windows, 2, self.windows),
             ("processes", self.processes, 1, 256),
             ("duration-s", self.duration_s, 0.1, 86400),
+            ("windows", self.windows, 2, min(1000, self.duration_s / _SHORTEST_WINDOW_S)),
+            ("stable-windows", self.stable_windows, 2, self.windows),
             ("max-duration-s", self.longest_s, self.duration_s, 86400),
             ("warmup-s", self.warmup_s, 0, 3600),
             ("timeout-s", self.timeout_s, 0.001, 600),

@@ -11,7 +11,7 @@ from typing import Any
 
 from clients.errors import DigitError
 
-# One line of a worker holds five histograms of some kilobytes each.
+# One line of a worker holds three histograms of some kilobytes each.
 _LONGEST_LINE = 1 << 24
 
 

@@ -14,7 +14,8 @@ SAMPLED = 8
 
 _LONGEST_REASON = 200
 
-_HISTOGRAMS = ("latency", "service", "late", "queue", "compute")
+_HISTOGRAMS = ("latency", "service", "late")
+_NUMBERS = ("due", "finished", "sampled", "queue_s", "compute_s")
 
 
 @dataclass(kw_only=True)
@@ -30,9 +31,10 @@ class Window:
         latency: From the moment at which a request was due to its answer.
         service: From the moment at which it was sent to its answer. In the closed loop the same.
         late: Between the two moments.
-        queue: Of a sample of its requests: what the server said.
-        compute: Likewise.
-        batches: Engine calls by their number of images; each request tells of a share of one.
+        sampled: How many of its answers were asked what the server says of them.
+        queue_s: The sum of what those waited for an engine.
+        compute_s: And were in one.
+        batches: Engine calls by their number of images; each answer tells of a share of one.
     """
 
     seconds: float
@@ -43,8 +45,9 @@ class Window:
     latency: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
     late: Histogram = field(default_factory=Histogram)
-    queue: Histogram = field(default_factory=Histogram)
-    compute: Histogram = field(default_factory=Histogram)
+    sampled: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
     batches: collections.defaultdict[int, float] = field(default_factory=lambda: collections.defaultdict(float))
 
     def encode(self) -> str:
@@ -62,8 +65,8 @@ class Window:
 
     def merge(self, other: "Window") -> None:
         """Add what another process has to tell of the same window, or what there is to tell of another window."""
-        self.due += other.due
-        self.finished += other.finished
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors.update(other.errors)
         self.reasons = other.reasons | self.reasons
         for size, calls in other.batches.items():
@@ -135,8 +138,9 @@ class Recorder:
         window.service.record(answered - sent)
         window.late.record(sent - planned)
         if split is not None:
-            window.queue.record(split.queue_s)
-            window.compute.record(split.compute_s)
+            window.sampled += 1
+            window.queue_s += split.queue_s
+            window.compute_s += split.compute_s
             window.batches[split.batch] += self._images / max(split.batch, self._images)
         self._end(number)
 

@@ -149,10 +149,8 @@ def _details(document: Document) -> list[str]:
 
 def _remarks(document: Document) -> list[str]:
     options, levels = document.options, document.levels
-    remarks = [
-        f"Each measurement began after {options['warmup_s']:g} s of warm-up. Nothing after it was left out.",
-        "CPU: cores busy on average. MB: the server's resident memory.",
-    ]
+    began = f"Each measurement began after {options['warmup_s']:g} s of warm-up. Nothing after it was left out."
+    remarks = [began, "CPU: cores busy on average. MB: the server's resident memory."] if levels else []
     if any(level.latency.percentiles[name].value_ms is None for level in levels for name in PERCENTILES):
         remarks.append(
             "- : too few requests to say. "

@@ -64,8 +64,8 @@ class Tally:
             return None
         return ServerSplit(
             source="a sample of the answers",
-            queue_ms=window.queue.distribution().mean_ms or 0.0,
-            compute_ms=window.compute.distribution().mean_ms or 0.0,
+            queue_ms=1e3 * window.queue_s / window.sampled,
+            compute_ms=1e3 * window.compute_s / window.sampled,
             mean_batch=sum(size * number for size, number in window.batches.items()) / calls,
             batches={str(size): number / calls for size, number in sorted(window.batches.items())},
         )

@@ -21,6 +21,7 @@ from clients.errors import DigitError
         ({"images": 0}, "--images is 0; 1 to"),
         ({"duration_s": 0.0}, "--duration-s is 0; 0.1 to"),
         ({"max_duration_s": 1.0}, "--max-duration-s is 1; 5 to"),
+        ({"duration_s": 0.1, "windows": 20}, "--windows is 20; 2 to 10"),
         ({"windows": 3}, "--stable-windows is 5; 2 to 3"),
         ({"processes": 0}, "--processes is 0"),
         ({"processes": 4, "streams": 2}, "--streams is 2; 0, or one for each of 4 --processes"),
