@@ -128,7 +128,8 @@ def _throughput(document: Document) -> Any:
     slo = document.options["slo"]
     if slo and document.highest_rate_per_s:
         axes.axvline(document.highest_rate_per_s, color="#009E73", linewidth=1.2, label=f"highest rate with {slo}")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     return figure
 
 
