@@ -1,37 +1,248 @@
 """The way from a picture's bytes to its digits."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
-from imaging.decode import decode
+from imaging import segment
+from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
+from imaging.errors import PictureError
+from imaging.evidence import evidence, with_holders
+from imaging.ink import Ink, inks
+from imaging.likeness import USUAL, likeness
+from imaging.lines import cuts, reading_order
+from imaging.normalise import normalise
+from imaging.segment import Mask, Region
+from imaging.sheet import sheet
 
-# Of 255; less than this between the lightest and the darkest of the 28 x 28 pixels is paper, not ink.
-LEAST_CONTRAST = 16
+# Longer side that a picture is shrunk to, for one digit and for many: a digit on a page of 50 lines keeps 20 pixels.
+_SIDE_ONE, _SIDE_MANY = 800, 1600
+
+MAX_DIGITS = 400
+
+# Regions that are looked at closely, the largest ones.
+_MAX_CANDIDATES = 12
+MAX_CANDIDATES_MANY = 1000
+
+# Less than this, of the strongest contrast possible, is faint.
+_FAINT = 0.08
+
+# What is found with this much evidence ends the search for another way to tell ink from paper.
+_ENOUGH = 0.35
+
+# Of the best one's evidence: from here on another region is another digit; with `many`, where they are looked for.
+_RIVAL = 0.3
+_RIVAL_MANY = 0.08
+
+# Of the picture's longer side: what is smaller is a speck.
+_LEAST_ONE, _LEAST_MANY = 0.02, 0.008
+
+# Of a digit's size: how far from it a part of it may be.
+_REACH = 0.25
+
+# What is left of the evidence for a region without the fragments around it.
+_ALONE = 0.6
+
+# A region this little like a digit is several that touch, if its parts are more like digits by this much.
+_TOUCHING = 0.78
+_BETTER = 0.03
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """A region that may be a digit.
+
+    Attributes:
+        region: Where it is, in pixels of the shrunk picture.
+        mask: bool [height, width] of the region and a margin: its own ink.
+        pixels: uint8 [28, 28].
+        contrast: Its ink's, 0 to 1.
+        likeness: See `imaging.likeness`.
+        score: See `imaging.evidence`.
+    """
+
+    region: Region
+    mask: Mask
+    pixels: npt.NDArray[np.uint8]
+    contrast: float
+    likeness: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What each step made of a picture.
+
+    Attributes:
+        picture: As it was decoded.
+        ink: The way of telling ink from paper that was taken.
+        strokes: bool [height, width]: where there is ink.
+        kept: The same without ruling and what lies beside the sheet.
+        candidates: What may be a digit, the likeliest first.
+        digits: What was read.
+    """
+
+    picture: Picture
+    ink: Ink
+    strokes: Mask
+    kept: Mask
+    candidates: tuple[Candidate, ...]
+    digits: tuple[Digit, ...]
 
 
 def read(data: bytes, *, many: bool = False) -> tuple[Digit, ...]:
     """The digits in a picture: one, or with `many` all of them, line by line from left to right.
 
-    Without `many` there is always exactly one; if the picture looks blank, its warnings say so.
+    Without `many` there is always exactly one. If the picture looks blank, its warnings say so; if it seems to hold
+    several, they say so too, and it is the one that most speaks for: large, of strong ink, in the middle.
 
     Args:
         data: A picture file: PNG, JPEG, WebP, BMP, TIFF, or GIF, of which the first frame is taken.
         many: Whether the picture may hold several digits, or none.
 
     Raises:
-        PictureError: The bytes are no such picture, or it is too large.
+        PictureError: The bytes are no such picture, it is too large, or holds more than MAX_DIGITS digits.
     """
-    grey = decode(data)
-    pixels = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
-    blank = int(pixels.max()) - int(pixels.min()) < LEAST_CONTRAST
-    if many and blank:
-        return ()
-    height, width = grey.shape
-    return (
-        Digit(
-            pixels=np.invert(pixels) if pixels.mean() > 127 else pixels,
-            box=Box(left=0, top=0, width=width, height=height),
-            warnings=(Warning.BLANK,) if blank else (),
-        ),
+    return trace(data, many=many).digits
+
+
+def trace(data: bytes, *, many: bool = False) -> Reading:
+    """As `read`, with everything between. Arguments and errors are the same."""
+    picture = decode(data, side=_SIDE_MANY if many else _SIDE_ONE)
+    paper = sheet(picture.colours)
+    ways = []
+    for ink in inks(picture.colours):
+        strokes = segment.strokes(ink)
+        kept = segment.without_ruling(strokes)
+        on_paper = kept if paper is None else kept & paper
+        found = _candidates(ink, on_paper, many=many) or (() if paper is None else _candidates(ink, kept, many=many))
+        ways.append((_sum(found, many=many), ink, strokes, on_paper if found else kept, found))
+        if max(way[0] for way in ways) > _ENOUGH and not many:
+            break
+    _, ink, strokes, kept, found = max(ways, key=lambda way: way[0])
+    digits = _all(picture, ink, found) if many else (_one(picture, found),)
+    return Reading(picture=picture, ink=ink, strokes=strokes, kept=kept, candidates=tuple(found), digits=digits)
+
+
+def _sum(found: Sequence[Candidate], *, many: bool) -> float:
+    scores = [each.score for each in found]
+    return sum(scores) if many else max(scores, default=0.0)
+
+
+def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
+    """What may be a digit, the likeliest first."""
+    labels, parts = segment.parts(mask, least=_LEAST_MANY if many else _LEAST_ONE)
+    parts = segment.without_frames(parts, labels)
+    groups = sorted(segment.group(parts, labels, reach=_REACH), key=lambda each: -each.size)
+    groups = groups[: MAX_CANDIDATES_MANY if many else _MAX_CANDIDATES]
+    # What has been put together may be strangers, such as a digit and the sheet's edge beside it.
+    alone = [] if many else [
+        part for group in groups if len(group.parts) > 1
+        for part in parts if part.parts[0] in group.parts and part.size > 0.15 * group.size
+    ]  # fmt: skip
+    regions = [*groups, *alone[:_MAX_CANDIDATES]]
+    cuts_out = [_cut(ink, labels, each) for each in regions]
+    likes = likeness([pixels for _, pixels, _ in cuts_out])
+    scores = [
+        evidence(ink, labels, region, own, contrast, float(like)) * (1 if index < len(groups) else _ALONE)
+        for index, (region, (own, _, contrast), like) in enumerate(zip(regions, cuts_out, likes, strict=True))
+    ]
+    scores = with_holders(regions, scores, [contrast for _, _, contrast in cuts_out])
+    found = [
+        Candidate(region=region, mask=own, pixels=pixels, contrast=contrast, likeness=float(like), score=score)
+        for region, (own, pixels, contrast), like, score in zip(regions, cuts_out, likes, scores, strict=True)
+    ]
+    return sorted(found, key=lambda each: -each.score)
+
+
+def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask, npt.NDArray[np.uint8], float]:
+    """The region's own ink, what it is normalised, and its contrast."""
+    margin = max(1, region.size // 20)
+    rows = slice(max(0, region.top - margin), region.bottom + margin)
+    columns = slice(max(0, region.left - margin), region.right + margin)
+    own = np.isin(labels[rows, columns], region.parts)
+    amount = ink.amount[rows, columns]
+    return own, normalise(amount, own), float(np.median(amount[own]))
+
+
+def _one(picture: Picture, found: Sequence[Candidate]) -> Digit:
+    if not found:
+        everything = Box(left=0, top=0, width=picture.width, height=picture.height)
+        return Digit(pixels=np.zeros((28, 28), np.uint8), box=everything, warnings=(Warning.BLANK,), likeness=0.0)
+    best = found[0]
+    several = any(
+        each.score > _RIVAL * best.score
+        and each.region.size > 0.5 * best.region.size
+        and not set(each.region.parts) & set(best.region.parts)
+        for each in found[1:]
+    )
+    return _digit(picture, best, (Warning.SEVERAL_DIGITS,) if several else ())
+
+
+def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit, ...]:
+    pieces = [piece for each in found for piece in _split(ink, each)]
+    best = max((each.score for each in pieces), default=0.0)
+    likely = [each for each in pieces if each.score > _RIVAL_MANY * best]
+    # The heights of one hand's digits are about the same.
+    usual = float(np.median([each.region.height for each in likely])) if likely else 0.0
+    likely = [each for each in likely if 0.4 * usual < each.region.height < 2.5 * usual]
+    likely = [each for each in likely if not any(each.region.inside(other.region) for other in likely)]
+    if len(likely) > MAX_DIGITS:
+        raise PictureError(f"{len(likely)} digits; at most {MAX_DIGITS} are read in a picture; cut it into several")
+    return tuple(_digit(picture, likely[each]) for each in reading_order([each.region for each in likely]))
+
+
+def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
+    """The digits of a region: itself, or those that touch each other in it."""
+    if candidate.likeness > _TOUCHING:
+        return [candidate]
+    region, best = candidate.region, [candidate]
+    margin = max(1, region.size // 20)
+    left, top = region.left - max(0, region.left - margin), region.top - max(0, region.top - margin)
+    own = candidate.mask[top : top + region.height, left : left + region.width]
+    for columns in cuts(own):
+        parts = [_part(ink, candidate, own, *ends) for ends in pairwise([0, *columns, region.width])]
+        whole = [part for part in parts if part is not None]
+        if len(whole) == len(parts) and min(part.likeness for part in whole) > best[0].likeness + _BETTER:
+            best = sorted(whole, key=lambda each: each.likeness)
+    return best
+
+
+def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candidate | None:
+    mask = own[:, start:stop]
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return None
+    mask = mask[rows[0] : rows[-1] + 1]
+    region = replace(
+        whole.region,
+        left=whole.region.left + start,
+        right=whole.region.left + stop,
+        top=whole.region.top + int(rows[0]),
+        bottom=whole.region.top + int(rows[-1]) + 1,
+    )
+    amount = ink.amount[region.top : region.bottom, region.left : region.right]
+    pixels = normalise(amount, mask)
+    like = float(likeness([pixels])[0])
+    return replace(whole, region=region, mask=mask, pixels=pixels, likeness=like)
+
+
+def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:
+    if candidate.contrast < _FAINT:
+        warnings += (Warning.LOW_CONTRAST,)
+    if candidate.likeness < USUAL:
+        warnings += (Warning.UNLIKE_A_DIGIT,)
+    region, scale = candidate.region, picture.scale
+    left, top = int(region.left * scale), int(region.top * scale)
+    right = min(picture.width, round(region.right * scale))
+    bottom = min(picture.height, round(region.bottom * scale))
+    return Digit(
+        pixels=candidate.pixels,
+        box=Box(left=left, top=top, width=right - left, height=bottom - top),
+        warnings=warnings,
+        likeness=candidate.likeness,
     )

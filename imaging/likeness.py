@@ -1,0 +1,41 @@
+"""How much a shape is like a digit, whichever: by its distance to what MNIST's digits have in common.
+
+Each digit's training images, blurred so that the stroke's width hardly matters, lie close to a subspace of few
+dimensions. The likeness of an image is the largest share of it (of its sum of squares) that one of the ten subspaces
+holds: 1 is wholly inside. Of MNIST's test images 99.9 % have at least USUAL; two digits side by side, scribble and
+noise have 0.4 to 0.7. `python -m imaging.fit` wrote the subspaces.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+SUBSPACES = Path(__file__).with_name("likeness.npz")
+
+USUAL = 0.72
+
+
+def likeness(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """float32 [N], 0 to 1, of N images uint8 [28, 28]; 0 for a black one."""
+    if not len(images):
+        return np.zeros(0, np.float32)
+    shares = (features(images) @ _subspaces()) ** 2  # [10, N, dimensions]
+    return shares.sum(axis=2).max(axis=0)
+
+
+def features(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """Blurred, at half the resolution, of length 1: float32 [N, 196]."""
+    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0)[::2, ::2] for image in images])
+    rows = blurred.reshape(len(images), -1).astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+@functools.cache
+def _subspaces() -> npt.NDArray[np.float32]:
+    """Orthonormal columns, float32 [10, 196, dimensions]."""
+    with np.load(SUBSPACES, allow_pickle=False) as file:
+        return file["subspaces"].astype(np.float32)

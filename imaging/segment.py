@@ -1,0 +1,196 @@
+"""From ink to the regions that may be digits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from imaging.ink import Ink
+
+Mask = npt.NDArray[np.bool_]
+"""bool [height, width]."""
+
+# Of the ink around it: where a stroke ends.
+_EDGE = 0.4
+
+# No ink is fainter: the paper's own texture is.
+LEAST_AMOUNT = 0.03
+
+# The largest parts of a picture; what else there is counts as specks.
+_MAX_PARTS = 400
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Region:
+    """Parts of the ink that belong together.
+
+    Attributes:
+        left: Of the smallest upright rectangle around it, as the three that follow.
+        top: Pixels from the picture's top.
+        right: The first column that is no longer in it.
+        bottom: The first row that is no longer in it.
+        parts: Labels of the connected parts.
+        area: Pixels with ink.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    parts: tuple[int, ...]
+    area: int
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.bottom - self.top
+
+    @property
+    def size(self) -> int:
+        """The longer side in pixels."""
+        return max(self.width, self.height)
+
+    def inside(self, other: "Region") -> bool:
+        """Whether its rectangle lies within the other's, and touches it nowhere."""
+        return (
+            other.left < self.left and self.right < other.right and other.top < self.top and self.bottom < other.bottom
+        )
+
+
+def join(regions: Sequence[Region]) -> Region:
+    """Several as one."""
+    return Region(
+        left=min(each.left for each in regions),
+        top=min(each.top for each in regions),
+        right=max(each.right for each in regions),
+        bottom=max(each.bottom for each in regions),
+        parts=tuple(part for each in regions for part in each.parts),
+        area=sum(each.area for each in regions),
+    )
+
+
+def strokes(ink: Ink) -> Mask:
+    """Where there is ink: bool [height, width]. The threshold follows the strength of the ink around."""
+    amount = ink.amount
+    height, width = amount.shape
+    side = max(height, width)
+    share = min(1.0, 160 / side)
+    small = cv2.resize(
+        amount, (max(1, round(width * share)), max(1, round(height * share))), interpolation=cv2.INTER_AREA
+    )
+    reach = max(1, round(0.3 * max(small.shape)))
+    level = cv2.dilate(small, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    level = cv2.blur(level, (reach, reach))
+    level = cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
+    least = max(LEAST_AMOUNT, 4 * ink.noise)
+    return amount > np.maximum(_EDGE * level, least)
+
+
+def without_ruling(mask: Mask) -> Mask:
+    """The strokes but for a page's ruling: thin lines along the picture that cross it or have others beside them."""
+    lines = _long_lines(mask) | _long_lines(mask.T).T
+    left = mask & ~lines
+    gap = 2 * max(3, max(mask.shape) // 90) + 1
+    closed = cv2.morphologyEx(left.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((gap, gap), np.uint8))
+    left = left | ((closed > 0) & mask)
+    return left if left.sum() > 0.05 * lines.sum() else mask
+
+
+def _long_lines(mask: Mask) -> Mask:
+    """What is a line from left to right and no wider than a pen's."""
+    height, width = mask.shape
+    if width < 100:
+        return np.zeros_like(mask)
+    thickness = max(3, max(height, width) // 90)
+    grid = mask.astype(np.uint8)
+    thin = grid & ~cv2.morphologyEx(grid, cv2.MORPH_OPEN, np.ones((thickness + 1, 1), np.uint8))
+    runs = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((1, max(5, width // 50)), np.uint8))
+    bridged = cv2.morphologyEx(runs, cv2.MORPH_CLOSE, np.ones((3, 2 * (width // 20) + 1), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bridged, connectivity=8)
+    long = stats[:, cv2.CC_STAT_WIDTH] > 0.5 * width
+    long[0] = False
+    near = 0.02 * width
+    rim = (stats[:, cv2.CC_STAT_LEFT] <= near) | (
+        stats[:, cv2.CC_STAT_LEFT] + stats[:, cv2.CC_STAT_WIDTH] >= width - near
+    )
+    if long.sum() < 3:
+        long &= rim
+    lines = long[labels].astype(np.uint8)
+    return (cv2.dilate(lines, np.ones((3, 3), np.uint8)) & thin) > 0
+
+
+def parts(mask: Mask, *, least: float) -> tuple[npt.NDArray[np.int32], list[Region]]:
+    """Connected parts: int32 [height, width] of their labels, 0 for paper, and each as a region, the largest first.
+
+    Specks are left out: what is smaller than `least` of the picture.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sides = stats[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1)
+    sides[0] = 0
+    order = np.argsort(-sides, kind="stable")[:_MAX_PARTS]
+    order = order[sides[order] >= max(2, least * max(mask.shape))]
+    regions = [
+        Region(left=int(x), top=int(y), right=int(x + w), bottom=int(y + h), parts=(int(label),), area=int(area))
+        for label, (x, y, w, h, area) in zip(order, stats[order], strict=True)
+    ]
+    return labels, regions
+
+
+def without_frames(regions: Sequence[Region], labels: npt.NDArray[np.int32]) -> list[Region]:
+    """Regions but for boxes drawn around others, such as a form's or the edges of a sheet."""
+    return [each for each in regions if not _is_frame(each, labels, regions)]
+
+
+def _is_frame(region: Region, labels: npt.NDArray[np.int32], others: Sequence[Region]) -> bool:
+    if region.area > 0.4 * region.width * region.height:
+        return False
+    inside = any(other.inside(region) and other.size > 0.15 * region.size for other in others)
+    if not inside:
+        return False
+    cut = np.isin(labels[region.top : region.bottom, region.left : region.right], region.parts)
+    rim_y, rim_x = max(1, region.height // 6), max(1, region.width // 6)
+    sides = (cut[:rim_y].any(axis=0), cut[-rim_y:].any(axis=0), cut[:, :rim_x].any(axis=1), cut[:, -rim_x:].any(axis=1))
+    cut_off = (region.top == 0, region.bottom == labels.shape[0], region.left == 0, region.right == labels.shape[1])
+    return sum(rim or float(side.mean()) > 0.8 for side, rim in zip(sides, cut_off, strict=True)) >= 3
+
+
+def group(regions: Sequence[Region], labels: npt.NDArray[np.int32], *, reach: float) -> list[Region]:
+    """Regions with the fragments around them, such as the bar of a five; `reach` in parts of the larger one's size.
+
+    Two that are about equally tall and side by side stay two.
+    """
+    groups: list[Region] = []
+    for region in sorted(regions, key=lambda each: -each.size):
+        near = [each for each in groups if _belongs(region, each, reach) and _is_near(region, each, labels, reach)]
+        for each in near[:1]:
+            groups.remove(each)
+        groups.append(join([*near[:1], region]))
+    return groups
+
+
+def _belongs(small: Region, large: Region, reach: float) -> bool:
+    """Whether one is a fragment of the other by their sizes, and may be by their rectangles."""
+    if small.size < 0.12 * large.size:
+        return False
+    across = max(small.left, large.left) - min(small.right, large.right)
+    down = max(small.top, large.top) - min(small.bottom, large.bottom)
+    limit = reach * large.size
+    if max(across, down) > limit:
+        return False
+    above = -across >= 0.5 * min(small.width, large.width)
+    return small.height < 0.5 * large.height or (above and (small.height < 0.6 * large.height or down < 0.5 * limit))
+
+
+def _is_near(small: Region, large: Region, labels: npt.NDArray[np.int32], reach: float) -> bool:
+    """Whether there is ink of the larger one around the smaller."""
+    margin = round(min(reach * large.size, 0.8 * small.size))
+    top, left = max(0, small.top - margin), max(0, small.left - margin)
+    around = labels[top : small.bottom + margin, left : small.right + margin]
+    return bool(np.isin(around, large.parts).any())
