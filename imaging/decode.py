@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,14 +124,14 @@ def _colours(file: Image.Image, side: int) -> Colours:
     return _shrunk(np.asarray(file.convert("RGB")), side)
 
 
-def _shrunk(values: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generic]:
+def _shrunk(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Every pixel the mean of those it stands for; [height, width] or [height, width, channels]."""
     height, width = values.shape[:2]
     share = side / max(height, width)
     if share >= 1:
         return values
     size = max(1, round(width * share)), max(1, round(height * share))
-    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
 
 
 def _of_range(values: npt.NDArray[np.floating]) -> Colours:

@@ -17,15 +17,19 @@ from imaging.segment import Mask, Region
 _LIKENESS = (0.3, 1.0)
 _SUPPORT = (0.6, 0.95)
 _THICKNESS = (0.53, 0.33)
-_OPENING = (0.8, 0.5)
+_OPENING = (0.8, 0.35)
 _CONTRAST = (0.0, 0.5)
 
 # In parts of the picture's longer side: from here on larger regions are no likelier.
 _SIZE = 0.25
 
+# Longer side in pixels up to which a picture may be blurred because it was smaller once.
+_ENLARGED = 400
+
 _NOT_EXPECTED = 0.8
 _TOUCHES_THE_RIM = 0.7
 _HOLDS_ANOTHER = 0.4
+_ONE_TONE = 0.75
 
 
 def evidence(
@@ -46,7 +50,7 @@ def evidence(
     opening = 0.0 if ink.window is None else thickness / (ink.window * side)
     across = abs((region.left + region.right) / 2 / labels.shape[1] - 0.5)
     down = abs((region.top + region.bottom) / 2 / labels.shape[0] - 0.5)
-    return (
+    return float(
         _ramp(like, _LIKENESS) ** 2
         * min(1.0, region.size / side / _SIZE) ** 0.7
         * _ramp(contrast, _CONTRAST) ** 0.5
@@ -54,11 +58,11 @@ def evidence(
         * max(0.03, _ramp(_support(ink, labels, region, contrast), _SUPPORT))
         * max(0.05, _ramp(thickness / region.size, _THICKNESS))
         * max(0.2, _ramp(opening, _OPENING))
-        * _rim(labels, region)
+        * (1 if _fills(labels, region) else _rim(labels, region))
         * _slenderness(mask)
         * (1 - 0.5 * float(np.hypot(across, down)))
         * (1 if ink.expected else _NOT_EXPECTED)
-        * (0.6 if ink.window is not None and ink.window > 1 else 1)
+        * (_ONE_TONE if ink.window is not None and ink.window > 1 and not _fills(labels, region) else 1)
     )
 
 
@@ -71,6 +75,11 @@ def with_holders(regions: Sequence[Region], scores: Sequence[float], contrasts: 
         ) else 1)
         for region, score, contrast in zip(regions, scores, contrasts, strict=True)
     ]  # fmt: skip
+
+
+def _fills(labels: npt.NDArray[np.int32], region: Region) -> bool:
+    """Whether the picture was cut out around the region: no wonder then that it touches the rim."""
+    return region.height >= 0.9 * labels.shape[0] and region.width >= 0.9 * labels.shape[1]
 
 
 def _ramp(value: float, ends: tuple[float, float]) -> float:
@@ -109,7 +118,9 @@ def _support(ink: Ink, labels: npt.NDArray[np.int32], region: Region, contrast: 
 
     Where a shadow ends, or where the window cut something, there is an outline with nothing to see at it.
     """
-    reach = 1 + region.size // 20
+    # On photographs ink ends sharply, and the shadow of a sheet does not; small pictures may have been enlarged.
+    side = max(labels.shape)
+    reach = 1 + (region.size // 20 if side <= _ENLARGED else min(region.size // 20, side // 200))
     margin = 3 * reach + 1
     rows = np.arange(region.top - margin, region.bottom + margin)
     columns = np.arange(region.left - margin, region.right + margin)

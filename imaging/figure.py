@@ -12,7 +12,7 @@ from imaging.read import Reading
 _RED = (214, 39, 40)
 
 # Of the tiles of `explained`, in pixels.
-_TILE, _GAP, _CAPTION = 260, 16, 44
+_TILE, _GAP, _CAPTION = 300, 16, 44
 
 
 def annotated(reading: Reading, labels: Sequence[str]) -> Image.Image:
@@ -40,7 +40,7 @@ def annotated(reading: Reading, labels: Sequence[str]) -> Image.Image:
 
 
 def explained(reading: Reading, labels: Sequence[str]) -> Image.Image:
-    """The picture after every step, side by side, with a line on each.
+    """The picture after every step, with a line on each.
 
     Args:
         reading: What was read.
@@ -61,17 +61,21 @@ def explained(reading: Reading, labels: Sequence[str]) -> Image.Image:
         (annotated(reading, labels), "5 segmented", f"{len(reading.digits)} of {len(reading.candidates)} candidates"),
         (_contact_sheet([digit.pixels for digit in reading.digits]), "6 normalised to 28 x 28", found),
     ]
-    width = len(tiles) * (_TILE + _GAP) + _GAP
-    canvas = Image.new("RGB", (width, _TILE + 2 * _GAP + _CAPTION), "white")
+    rows = [tiles[:3], tiles[3:]]
+    fitted = [[_fitted(tile) for tile, _, _ in row] for row in rows]
+    heights = [max(tile.height for tile in row) + _CAPTION + _GAP for row in fitted]
+    canvas = Image.new("RGB", (3 * (_TILE + _GAP) + _GAP, sum(heights) + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for index, (tile, title, note) in enumerate(tiles):
-        left = _GAP + index * (_TILE + _GAP)
-        draw.text((left, _GAP // 2), title, font=ImageFont.load_default(17), fill="black")
-        draw.text((left, _GAP // 2 + 22), note, font=ImageFont.load_default(13), fill=(90, 90, 90))
-        tile = _fitted(tile)
-        canvas.paste(tile, (left, _GAP + _CAPTION))
-        box = (left - 1, _GAP + _CAPTION - 1, left + tile.width, _GAP + _CAPTION + tile.height)
-        draw.rectangle(box, outline=(200, 200, 200))
+    top = _GAP
+    for row, images, height in zip(rows, fitted, heights, strict=True):
+        for column, ((_, title, note), tile) in enumerate(zip(row, images, strict=True)):
+            left = _GAP + column * (_TILE + _GAP)
+            draw.text((left, top), title, font=ImageFont.load_default(17), fill="black")
+            draw.text((left, top + 22), note, font=ImageFont.load_default(13), fill=(90, 90, 90))
+            canvas.paste(tile, (left, top + _CAPTION))
+            right, bottom = left + tile.width, top + _CAPTION + tile.height
+            draw.rectangle((left - 1, top + _CAPTION - 1, right, bottom), outline=(200, 200, 200))
+        top += height
     return canvas
 
 

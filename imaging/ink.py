@@ -27,6 +27,9 @@ _WINDOWS = (0.06, 0.2, 2.0)
 # Of 255: what the rim of a drawing or a screenshot, and its paper, may differ from one colour.
 _FLATNESS = 12
 
+# Of 255: shadows are not lightened further, or else their grain would be ink.
+_DARKEST = 80
+
 # Longer side at which colours are compared.
 _SMALL_SIDE = 160
 
@@ -60,7 +63,7 @@ def inks(colours: Colours) -> Iterator[Ink]:
     axis = _axis(small, shade)
     tone = _projected(colours, axis)
     if max(tone.shape) > 400:
-        tone = cv2.GaussianBlur(tone, (0, 0), 0.8)
+        tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), 0.8), np.uint8)
     light = _skewness(_projected(small, axis)) > 0
     if _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
         paper = np.full_like(tone, np.median(_projected(rim[None], axis)))
@@ -75,7 +78,7 @@ def _shrunk(colours: Colours) -> Colours:
     height, width = colours.shape[:2]
     share = min(1.0, _SMALL_SIDE / max(height, width))
     size = max(1, round(width * share)), max(1, round(height * share))
-    return cv2.resize(colours, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _rim(colours: Colours) -> Colours:
@@ -99,13 +102,14 @@ def _axis(small: Colours, shade: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     axis = axis if axis.sum() >= 0 else -axis
     if axis.sum() > 0.9 * 3**0.5:
         axis = np.ones(3)
-    return (axis / np.abs(axis).sum()).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (axis / np.abs(axis).sum()).astype(np.float32)
+    return weights
 
 
 def _projected(colours: Colours, axis: npt.NDArray[np.float32]) -> Tone:
     """The tone along an axis, its range that of eight bits whatever the axis."""
     lowest = 255 * float(np.minimum(axis, 0).sum())
-    return cv2.transform(colours, np.array([[*axis, -lowest]], np.float32))
+    return np.asarray(cv2.transform(colours, np.array([[*axis, -lowest]], np.float32)), np.uint8)
 
 
 def _skewness(tone: Tone) -> float:
@@ -120,13 +124,13 @@ def _paper(tone: Tone, window: float, *, light: bool) -> Tone:
         return np.full_like(tone, np.percentile(tone, 5 if light else 95))
     side = max(3, round(window * max(tone.shape))) | 1
     square = np.ones((side, side), np.uint8)
-    return cv2.morphologyEx(tone, cv2.MORPH_OPEN if light else cv2.MORPH_CLOSE, square)
+    return np.asarray(cv2.morphologyEx(tone, cv2.MORPH_OPEN if light else cv2.MORPH_CLOSE, square), np.uint8)
 
 
 def _ink(tone: Tone, paper: Tone, *, light: bool, expected: bool, window: float | None) -> Ink:
     difference = cv2.subtract(tone, paper, dtype=cv2.CV_32F) if light else cv2.subtract(paper, tone, dtype=cv2.CV_32F)
     # In a shadow both are darker, and so is what tells them apart.
-    room = np.maximum(paper, 255 - paper).astype(np.float32)
+    room = np.maximum(np.maximum(paper, 255 - paper) if light else paper, _DARKEST).astype(np.float32)
     amount = difference / room
     noise = min(_noise(amount), 0.1 * float(amount.max()))
     # Noise has lifted the closing; where most is ink, its median says nothing of paper.

@@ -24,18 +24,18 @@ def likeness(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]
     if not len(images):
         return np.zeros(0, np.float32)
     shares = (features(images) @ _subspaces()) ** 2  # [10, N, dimensions]
-    return shares.sum(axis=2).max(axis=0)
+    return np.asarray(shares.sum(axis=2).max(axis=0), np.float32)
 
 
 def features(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
     """Blurred, at half the resolution, of length 1: float32 [N, 196]."""
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0)[::2, ::2] for image in images])
     rows = blurred.reshape(len(images), -1).astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 @functools.cache
 def _subspaces() -> npt.NDArray[np.float32]:
     """Orthonormal columns, float32 [10, 196, dimensions]."""
     with np.load(SUBSPACES, allow_pickle=False) as file:
-        return file["subspaces"].astype(np.float32)
+        return np.asarray(file["subspaces"], np.float32)

@@ -12,6 +12,9 @@ Pixels = npt.NDArray[np.uint8]
 SIDE = 28
 _LONGER_SIDE = 20
 
+# What of a stroke's strength is its soft edge; MNIST's strokes are full ink between soft edges.
+_SOFT = 0.2, 0.7
+
 # Resolution at which strokes are widened or thinned.
 _OVERSAMPLING = 8
 
@@ -44,16 +47,16 @@ def _resized(ink: Map) -> Map:
     if factor > 1:
         # Strokes thinner than a pixel of the next step would fade.
         side = int(factor)
-        ink = cv2.dilate(ink, np.ones((side, side), np.uint8)) if side > 1 else ink
-    large = cv2.resize(ink, _size(ink, high), interpolation=cv2.INTER_AREA if factor > 1 else cv2.INTER_CUBIC).clip(
-        0, 1
-    )
+        ink = np.asarray(cv2.dilate(ink, np.ones((side, side), np.uint8)), np.float32)
+    interpolation = cv2.INTER_AREA if factor > 1 else cv2.INTER_CUBIC
+    large = np.asarray(cv2.resize(ink, _size(ink, high), interpolation=interpolation), np.float32).clip(0, 1)
+    large = ((large - _SOFT[0]) / (_SOFT[1] - _SOFT[0])).clip(0, 1)
     width = stroke_width(large > 0.5) / _OVERSAMPLING
     if width < _THIN:
         large = _widened(large, (_THIN - width) * _OVERSAMPLING)
     elif width > _THICK:
         large = 1 - _widened(1 - large, (width - _THICK) * _OVERSAMPLING)
-    return cv2.resize(large, _size(large, _LONGER_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(large, _size(large, _LONGER_SIDE), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _size(ink: Map, longer: int) -> tuple[int, int]:
@@ -75,12 +78,13 @@ def _widened(ink: Map, by: float) -> Map:
     side = round(by) | 1
     pad = side // 2
     framed = cv2.copyMakeBorder(ink, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    return cv2.dilate(framed, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return np.asarray(cv2.dilate(framed, disc), np.float32)[pad : pad + ink.shape[0], pad : pad + ink.shape[1]]
 
 
 def _stretched(ink: Map) -> Map:
     """The strongest ink is white."""
-    return np.minimum(ink / max(float(ink.max()), 1e-6), 1)
+    return np.asarray(np.minimum(ink / max(float(ink.max()), 1e-6), 1), np.float32)
 
 
 def _centred(ink: Map) -> Pixels:

@@ -22,11 +22,12 @@ from imaging.sheet import sheet
 # Longer side that a picture is shrunk to, for one digit and for many: a digit on a page of 50 lines keeps 20 pixels.
 _SIDE_ONE, _SIDE_MANY = 800, 1600
 
-MAX_DIGITS = 400
+MAX_DIGITS = 200
 
 # Regions that are looked at closely, the largest ones.
 _MAX_CANDIDATES = 12
-MAX_CANDIDATES_MANY = 1000
+_MAX_CANDIDATES_MANY = 300
+_MAX_PARTS_ONE, _MAX_PARTS_MANY = 100, 800
 
 # Less than this, of the strongest contrast possible, is faint.
 _FAINT = 0.08
@@ -44,12 +45,18 @@ _LEAST_ONE, _LEAST_MANY = 0.02, 0.008
 # Of a digit's size: how far from it a part of it may be.
 _REACH = 0.25
 
+# What is left of the evidence for what is found when the sheet that seems to be there is not heeded.
+_NO_SHEET = 0.6
+
 # What is left of the evidence for a region without the fragments around it.
 _ALONE = 0.6
 
-# A region this little like a digit is several that touch, if its parts are more like digits by this much.
-_TOUCHING = 0.78
-_BETTER = 0.03
+# Of its height: wider than this is no digit.
+_WIDEST = 1.7
+
+# A region less like a digit may be several that touch, the more so the wider it is; it is, if each is likelier.
+_TOUCHING = 0.75
+_PER_WIDTH = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,9 +125,9 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     for ink in inks(picture.colours):
         strokes = segment.strokes(ink)
         kept = segment.without_ruling(strokes)
-        on_paper = kept if paper is None else kept & paper
-        found = _candidates(ink, on_paper, many=many) or (() if paper is None else _candidates(ink, kept, many=many))
-        ways.append((_sum(found, many=many), ink, strokes, on_paper if found else kept, found))
+        ways.append(_way(ink, strokes, kept, many=many, share=1.0 if paper is None else _NO_SHEET))
+        if paper is not None:
+            ways.append(_way(ink, strokes, kept & paper, many=many, share=1.0))
         if max(way[0] for way in ways) > _ENOUGH and not many:
             break
     _, ink, strokes, kept, found = max(ways, key=lambda way: way[0])
@@ -128,17 +135,22 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     return Reading(picture=picture, ink=ink, strokes=strokes, kept=kept, candidates=tuple(found), digits=digits)
 
 
-def _sum(found: Sequence[Candidate], *, many: bool) -> float:
+def _way(
+    ink: Ink, strokes: Mask, kept: Mask, *, many: bool, share: float
+) -> tuple[float, Ink, Mask, Mask, list[Candidate]]:
+    """What one way of looking at a picture finds, after how much speaks for it."""
+    found = _candidates(ink, kept, many=many)
     scores = [each.score for each in found]
-    return sum(scores) if many else max(scores, default=0.0)
+    return share * (sum(scores) if many else max(scores, default=0.0)), ink, strokes, kept, found
 
 
 def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
     """What may be a digit, the likeliest first."""
-    labels, parts = segment.parts(mask, least=_LEAST_MANY if many else _LEAST_ONE)
+    least, most = (_LEAST_MANY, _MAX_PARTS_MANY) if many else (_LEAST_ONE, _MAX_PARTS_ONE)
+    labels, parts = segment.parts(mask, least=least, most=most)
     parts = segment.without_frames(parts, labels)
     groups = sorted(segment.group(parts, labels, reach=_REACH), key=lambda each: -each.size)
-    groups = groups[: MAX_CANDIDATES_MANY if many else _MAX_CANDIDATES]
+    groups = groups[: _MAX_CANDIDATES_MANY if many else _MAX_CANDIDATES]
     # What has been put together may be strangers, such as a digit and the sheet's edge beside it.
     alone = [] if many else [
         part for group in groups if len(group.parts) > 1
@@ -186,7 +198,8 @@ def _one(picture: Picture, found: Sequence[Candidate]) -> Digit:
 def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit, ...]:
     pieces = [piece for each in found for piece in _split(ink, each)]
     best = max((each.score for each in pieces), default=0.0)
-    likely = [each for each in pieces if each.score > _RIVAL_MANY * best]
+    strongest = max((each.contrast for each in pieces if each.score > 0.3 * best), default=0.0)
+    likely = [each for each in pieces if each.score > _RIVAL_MANY * best and each.contrast > 0.3 * strongest]
     # The heights of one hand's digits are about the same.
     usual = float(np.median([each.region.height for each in likely])) if likely else 0.0
     likely = [each for each in likely if 0.4 * usual < each.region.height < 2.5 * usual]
@@ -198,17 +211,18 @@ def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit,
 
 def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
     """The digits of a region: itself, or those that touch each other in it."""
-    if candidate.likeness > _TOUCHING:
-        return [candidate]
     region, best = candidate.region, [candidate]
+    least = candidate.likeness - _PER_WIDTH * max(0.0, region.width / region.height - 1.3)
+    if least > _TOUCHING:
+        return best
     margin = max(1, region.size // 20)
     left, top = region.left - max(0, region.left - margin), region.top - max(0, region.top - margin)
     own = candidate.mask[top : top + region.height, left : left + region.width]
     for columns in cuts(own):
         parts = [_part(ink, candidate, own, *ends) for ends in pairwise([0, *columns, region.width])]
         whole = [part for part in parts if part is not None]
-        if len(whole) == len(parts) and min(part.likeness for part in whole) > best[0].likeness + _BETTER:
-            best = sorted(whole, key=lambda each: each.likeness)
+        if len(whole) == len(parts) and min(part.likeness for part in whole) > least:
+            best, least = whole, min(part.likeness for part in whole)
     return best
 
 
@@ -234,7 +248,7 @@ def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candi
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:
     if candidate.contrast < _FAINT:
         warnings += (Warning.LOW_CONTRAST,)
-    if candidate.likeness < USUAL:
+    if candidate.likeness < USUAL or candidate.region.width > _WIDEST * candidate.region.height:
         warnings += (Warning.UNLIKE_A_DIGIT,)
     region, scale = candidate.region, picture.scale
     left, top = int(region.left * scale), int(region.top * scale)

@@ -18,9 +18,6 @@ _EDGE = 0.4
 # No ink is fainter: the paper's own texture is.
 LEAST_AMOUNT = 0.03
 
-# The largest parts of a picture; what else there is counts as specks.
-_MAX_PARTS = 400
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
@@ -90,7 +87,7 @@ def strokes(ink: Ink) -> Mask:
     level = cv2.blur(level, (reach, reach))
     level = cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
     least = max(LEAST_AMOUNT, 4 * ink.noise)
-    return amount > np.maximum(_EDGE * level, least)
+    return np.asarray(amount > np.maximum(_EDGE * np.asarray(level), least))
 
 
 def without_ruling(mask: Mask) -> Mask:
@@ -100,7 +97,7 @@ def without_ruling(mask: Mask) -> Mask:
     gap = 2 * max(3, max(mask.shape) // 90) + 1
     closed = cv2.morphologyEx(left.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((gap, gap), np.uint8))
     left = left | ((closed > 0) & mask)
-    return left if left.sum() > 0.05 * lines.sum() else mask
+    return np.asarray(left if left.sum() > 0.05 * lines.sum() else mask)
 
 
 def _long_lines(mask: Mask) -> Mask:
@@ -110,7 +107,8 @@ def _long_lines(mask: Mask) -> Mask:
         return np.zeros_like(mask)
     thickness = max(3, max(height, width) // 90)
     grid = mask.astype(np.uint8)
-    thin = grid & ~cv2.morphologyEx(grid, cv2.MORPH_OPEN, np.ones((thickness + 1, 1), np.uint8))
+    thick = cv2.morphologyEx(grid, cv2.MORPH_OPEN, np.ones((thickness + 1, 1), np.uint8))
+    thin = grid & ~np.asarray(thick, np.uint8)
     runs = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((1, max(5, width // 50)), np.uint8))
     bridged = cv2.morphologyEx(runs, cv2.MORPH_CLOSE, np.ones((3, 2 * (width // 20) + 1), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(bridged, connectivity=8)
@@ -123,24 +121,24 @@ def _long_lines(mask: Mask) -> Mask:
     if long.sum() < 3:
         long &= rim
     lines = long[labels].astype(np.uint8)
-    return (cv2.dilate(lines, np.ones((3, 3), np.uint8)) & thin) > 0
+    return (np.asarray(cv2.dilate(lines, np.ones((3, 3), np.uint8)), np.uint8) & thin) > 0
 
 
-def parts(mask: Mask, *, least: float) -> tuple[npt.NDArray[np.int32], list[Region]]:
+def parts(mask: Mask, *, least: float, most: int) -> tuple[npt.NDArray[np.int32], list[Region]]:
     """Connected parts: int32 [height, width] of their labels, 0 for paper, and each as a region, the largest first.
 
-    Specks are left out: what is smaller than `least` of the picture.
+    Specks are left out: what is smaller than `least` of the picture, and all but the `most` largest parts.
     """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     sides = stats[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1)
     sides[0] = 0
-    order = np.argsort(-sides, kind="stable")[:_MAX_PARTS]
+    order = np.argsort(-sides, kind="stable")[:most]
     order = order[sides[order] >= max(2, least * max(mask.shape))]
     regions = [
         Region(left=int(x), top=int(y), right=int(x + w), bottom=int(y + h), parts=(int(label),), area=int(area))
         for label, (x, y, w, h, area) in zip(order, stats[order], strict=True)
     ]
-    return labels, regions
+    return np.asarray(labels, np.int32), regions
 
 
 def without_frames(regions: Sequence[Region], labels: npt.NDArray[np.int32]) -> list[Region]:
@@ -158,7 +156,8 @@ def _is_frame(region: Region, labels: npt.NDArray[np.int32], others: Sequence[Re
     rim_y, rim_x = max(1, region.height // 6), max(1, region.width // 6)
     sides = (cut[:rim_y].any(axis=0), cut[-rim_y:].any(axis=0), cut[:, :rim_x].any(axis=1), cut[:, -rim_x:].any(axis=1))
     cut_off = (region.top == 0, region.bottom == labels.shape[0], region.left == 0, region.right == labels.shape[1])
-    return sum(rim or float(side.mean()) > 0.8 for side, rim in zip(sides, cut_off, strict=True)) >= 3
+    covered: list[bool] = [rim or float(side.mean()) > 0.8 for side, rim in zip(sides, cut_off, strict=True)]
+    return sum(covered) >= 3
 
 
 def group(regions: Sequence[Region], labels: npt.NDArray[np.int32], *, reach: float) -> list[Region]:

@@ -12,6 +12,9 @@ _SMALL_SIDE = 160
 _LEAST_AREA = 0.12
 _LEAST_FILL = 0.85
 
+# Of the picture's rim: a sheet that covers more is not surrounded.
+_MOST_RIM = 0.3
+
 
 def sheet(colours: Colours) -> Mask | None:
     """The sheet, a little less of it, as bool [height, width]; None where none stands out from what is around it."""
@@ -25,6 +28,9 @@ def sheet(colours: Colours) -> Mask | None:
     outlines, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outline = max(outlines, key=cv2.contourArea, default=None)
     if outline is None or cv2.contourArea(outline) < _LEAST_AREA * differs.size:
+        return None
+    filled = cv2.drawContours(np.zeros_like(differs), [outline], -1, 1, cv2.FILLED)
+    if float(np.concatenate([filled[0], filled[-1], filled[:, 0], filled[:, -1]]).mean()) > _MOST_RIM:
         return None
     (_, _), (long, short), _ = cv2.minAreaRect(outline)
     if cv2.contourArea(outline) < _LEAST_FILL * long * short:
