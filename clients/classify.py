@@ -20,12 +20,13 @@ import tyro
 
 from clients.access import AccessOptions
 from clients.answers import Prediction
-from clients.client import DEFAULT_TIMEOUT_S, DigitClient
+from clients.calls import DEFAULT_TIMEOUT_S
+from clients.client import DigitClient
 from clients.errors import DigitError, ServerBusy, ServerError, ServerUnavailable, TimedOut
 
 if TYPE_CHECKING:
     from imaging.digit import Digit
-    from imaging.read import Reading
+    from imaging.reader import Reading
 
 # What is called a picture in a folder, where other files are passed over.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
@@ -104,10 +105,11 @@ def classify(options: Options) -> bool:
         DigitError: The server is away, or refuses whatever it is asked.
     """
     table = None if options.json else _Table(options)
-    complete, failures = True, 0
+    complete, failures, answered = True, 0, False
     tls, token = options.access.tls(), options.access.token()
     with DigitClient(options.address, timeout_s=options.timeout_s, tls=tls, token=token) as client:
         for answer in _answers(client, options):
+            answered = True
             failures = failures + 1 if answer.failure else 0
             if answer.failure and failures == _PATIENCE:
                 raise answer.failure
@@ -119,6 +121,8 @@ def classify(options: Options) -> bool:
             if error:
                 complete = False
                 print(f"error: {answer.path}: {error}", file=sys.stderr)
+    if not answered:
+        raise DigitError(f"{', '.join(map(str, options.paths))}: there is no picture in it")
     return complete
 
 
@@ -176,15 +180,15 @@ def _answers(client: DigitClient, options: Options) -> Iterator[Answer]:
 
 
 def _answer(client: DigitClient, path: Path, options: Options, since: "_LastAnswer") -> Answer:
-    import imaging
-    from imaging.read import trace
+    from imaging import PictureError
+    from imaging.reader import trace
 
     try:
         reading = trace(_content(path), many=options.many)
         return Answer(path=path, reading=reading, predictions=_predictions(client, reading.digits, options, since))
     except OSError as error:
         return Answer(path=path, error=f"cannot be read: {error.strerror or error}")
-    except imaging.PictureError as error:
+    except PictureError as error:
         return Answer(path=path, error=str(error))
     except (TimedOut, ServerError) as error:
         return Answer(path=path, error=str(error), failure=error)
@@ -328,14 +332,12 @@ def main() -> int:
         print(f"error: --top-k is {options.top_k}; 1 to 10 was expected", file=sys.stderr)
         return 1
     try:
-        import imaging  # noqa: F401
-    except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; `pip install '.[pictures]'` brings it", file=sys.stderr)
-        return 1
-    try:
         return 0 if classify(options) else 1
     except DigitError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; `pip install '.[pictures]'` brings it", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1  # whoever read the output has seen enough

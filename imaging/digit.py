@@ -34,10 +34,8 @@ class Digit:
         pixels: uint8 [28, 28], white ink on black, as MNIST means them.
         box: What was cut out.
         warnings: What is doubtful about it; empty when nothing is.
-        likeness: How much the shape is like MNIST's digits, 0 to 1; see `imaging.likeness`.
     """
 
     pixels: npt.NDArray[np.uint8]
     box: Box
     warnings: tuple[Warning, ...]
-    likeness: float

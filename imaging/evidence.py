@@ -79,7 +79,8 @@ def with_holders(regions: Sequence[Region], scores: Sequence[float], contrasts: 
 
 def _fills(labels: npt.NDArray[np.int32], region: Region) -> bool:
     """Whether the picture was cut out around the region: no wonder then that it touches the rim."""
-    return region.height >= 0.9 * labels.shape[0] and region.width >= 0.9 * labels.shape[1]
+    height, width = labels.shape
+    return bool(region.height >= 0.9 * height and region.width >= 0.9 * width)
 
 
 def _ramp(value: float, ends: tuple[float, float]) -> float:

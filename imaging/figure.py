@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from imaging.digit import Box
-from imaging.read import Reading
+from imaging.reader import Reading
 
 _RED = (214, 39, 40)
 

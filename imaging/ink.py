@@ -3,7 +3,7 @@
 Where the paper is one colour, the picture's rim says which. Elsewhere ink is what is narrower than a window: paper is
 the picture's closing (its opening, for light ink), which follows shadows and the edges of sheets, and differs from the
 picture in strokes alone. How wide a stroke is cannot be known before, and neither can which of the two is the lighter:
-several ways are tried, and what can be read decides, see `imaging.read`.
+several ways are tried, and what can be read decides, see `imaging.reader`.
 """
 
 from collections.abc import Iterator

@@ -124,7 +124,7 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     ways = []
     for ink in inks(picture.colours):
         strokes = segment.strokes(ink)
-        kept = segment.without_ruling(strokes)
+        kept = segment.without_ruling(segment.without_frames(strokes))
         ways.append(_way(ink, strokes, kept, many=many, share=1.0 if paper is None else _NO_SHEET))
         if paper is not None:
             ways.append(_way(ink, strokes, kept & paper, many=many, share=1.0))
@@ -148,7 +148,6 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
     """What may be a digit, the likeliest first."""
     least, most = (_LEAST_MANY, _MAX_PARTS_MANY) if many else (_LEAST_ONE, _MAX_PARTS_ONE)
     labels, parts = segment.parts(mask, least=least, most=most)
-    parts = segment.without_frames(parts, labels)
     groups = sorted(segment.group(parts, labels, reach=_REACH), key=lambda each: -each.size)
     groups = groups[: _MAX_CANDIDATES_MANY if many else _MAX_CANDIDATES]
     # What has been put together may be strangers, such as a digit and the sheet's edge beside it.
@@ -184,7 +183,7 @@ def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask,
 def _one(picture: Picture, found: Sequence[Candidate]) -> Digit:
     if not found:
         everything = Box(left=0, top=0, width=picture.width, height=picture.height)
-        return Digit(pixels=np.zeros((28, 28), np.uint8), box=everything, warnings=(Warning.BLANK,), likeness=0.0)
+        return Digit(pixels=np.zeros((28, 28), np.uint8), box=everything, warnings=(Warning.BLANK,))
     best = found[0]
     several = any(
         each.score > _RIVAL * best.score
@@ -258,5 +257,4 @@ def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...]
         pixels=candidate.pixels,
         box=Box(left=left, top=top, width=right - left, height=bottom - top),
         warnings=warnings,
-        likeness=candidate.likeness,
     )

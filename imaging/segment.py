@@ -15,6 +15,9 @@ Mask = npt.NDArray[np.bool_]
 # Of the ink around it: where a stroke ends.
 _EDGE = 0.4
 
+# In parts of the picture's longer side, and in number: what is looked at for boxes.
+_LEAST_FRAME, _MAX_FRAMES = 0.01, 100
+
 # No ink is fainter: the paper's own texture is.
 LEAST_AMOUNT = 0.03
 
@@ -141,9 +144,11 @@ def parts(mask: Mask, *, least: float, most: int) -> tuple[npt.NDArray[np.int32]
     return np.asarray(labels, np.int32), regions
 
 
-def without_frames(regions: Sequence[Region], labels: npt.NDArray[np.int32]) -> list[Region]:
-    """Regions but for boxes drawn around others, such as a form's or the edges of a sheet."""
-    return [each for each in regions if not _is_frame(each, labels, regions)]
+def without_frames(mask: Mask) -> Mask:
+    """The strokes but for boxes drawn around others, such as a form's or the edges of a sheet."""
+    labels, regions = parts(mask, least=_LEAST_FRAME, most=_MAX_FRAMES)
+    frames = [each.parts for each in regions if _is_frame(each, labels, regions)]
+    return mask & ~np.isin(labels, frames) if frames else mask
 
 
 def _is_frame(region: Region, labels: npt.NDArray[np.int32], others: Sequence[Region]) -> bool:

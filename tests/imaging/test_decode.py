@@ -30,9 +30,7 @@ def test_every_format_gives_the_same_picture(drawn, kind, mode):
     assert np.abs(grey(data) - drawn).mean() < 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "LA"), ("PNG", "RGBA")]
-)
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "LA"), ("PNG", "RGBA")])
 def test_every_mode_gives_the_same_picture(drawn, kind, mode):
     picture = Image.fromarray(drawn).convert("RGB").convert(mode)
     assert np.abs(grey(encoded(picture, kind)) - drawn).mean() < 4

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imaging.figure import annotated, explained
-from imaging.read import trace
+from imaging.reader import trace
 from tests.imaging.drawing import encoded, page, stroke
 
 

@@ -13,8 +13,8 @@ def mask(height: int = 400, width: int = 600) -> np.ndarray:
 
 
 def segmented(drawn: np.ndarray):
-    labels, regions = parts(drawn > 0, least=0.01, most=100)
-    return group(without_frames(regions, labels), labels, reach=0.25)
+    labels, regions = parts(without_frames(drawn > 0), least=0.01, most=100)
+    return group(regions, labels, reach=0.25)
 
 
 @pytest.mark.parametrize("tilt", [-6, 0, 9], ids="{} pixels".format)
