@@ -30,6 +30,10 @@ _NOT_EXPECTED = 0.8
 _TOUCHES_THE_RIM = 0.7
 _HOLDS_ANOTHER = 0.4
 _ONE_TONE = 0.75
+_TOO_WIDE = 0.3
+
+# Of its height: wider than this is no digit.
+WIDEST = 1.7
 
 
 def evidence(
@@ -60,6 +64,7 @@ def evidence(
         * max(0.2, _ramp(opening, _OPENING))
         * (1 if _fills(labels, region) else _rim(labels, region))
         * _slenderness(mask)
+        * (_TOO_WIDE if region.width > WIDEST * region.height else 1)
         * (1 - 0.5 * float(np.hypot(across, down)))
         * (1 if ink.expected else _NOT_EXPECTED)
         * (_ONE_TONE if ink.window is not None and ink.window > 1 and not _fills(labels, region) else 1)

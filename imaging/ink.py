@@ -55,8 +55,13 @@ class Ink:
     tone: Tone
 
 
-def inks(colours: Colours) -> Iterator[Ink]:
-    """The ways that are worth trying; from uint8 [height, width, 3]."""
+def inks(colours: Colours, *, sheet: bool) -> Iterator[Ink]:
+    """The ways that are worth trying.
+
+    Args:
+        colours: uint8 [height, width, 3].
+        sheet: Whether there is a sheet in the picture, so that its rim says nothing of paper.
+    """
     small = _shrunk(colours)
     rim = _rim(colours)
     shade = np.median(rim, axis=0)
@@ -65,7 +70,7 @@ def inks(colours: Colours) -> Iterator[Ink]:
     if max(tone.shape) > 400:
         tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), 0.8), np.uint8)
     light = _skewness(_projected(small, axis)) > 0
-    if _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
+    if not sheet and _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
         paper = np.full_like(tone, np.median(_projected(rim[None], axis)))
         yield from (_ink(tone, paper, light=way, expected=way == light, window=None) for way in (light, not light))
         return
@@ -113,10 +118,21 @@ def _projected(colours: Colours, axis: npt.NDArray[np.float32]) -> Tone:
 
 
 def _skewness(tone: Tone) -> float:
-    """Positive where light strokes stand out more than dark ones; steps, such as the edges of shadows, do not count."""
-    hats = (cv2.absdiff(tone, _paper(tone, 0.1, light=light)).astype(np.float64) for light in (True, False))
-    light, dark = ((hat**3).sum() for hat in hats)
-    return float(light - dark)
+    """Positive where light strokes stand out more than dark ones, from -2 to 2.
+
+    Two votes: what differs from the median around it, which sees a stroke's whole outside as paper, and what a window
+    closes or opens, for which the edges of shadows do not count.
+    """
+    side = max(3, round(0.25 * max(tone.shape))) | 1
+    difference = tone.astype(np.float64) - cv2.medianBlur(tone, side)
+    opened, closed = (cv2.absdiff(tone, _paper(tone, 0.1, light=light)).astype(np.float64) for light in (True, False))
+    return _balance(difference.clip(0), (-difference).clip(0)) + _balance(opened, closed)
+
+
+def _balance(light: npt.NDArray[np.float64], dark: npt.NDArray[np.float64]) -> float:
+    """Which has the more of the large values, -1 to 1."""
+    for_light, for_dark = float((light**3).sum()), float((dark**3).sum())
+    return (for_light - for_dark) / max(for_light + for_dark, 1e-9)
 
 
 def _paper(tone: Tone, window: float, *, light: bool) -> Tone:

@@ -92,8 +92,8 @@ def _centred(ink: Map) -> Pixels:
     total = float(ink.sum())
     row = float(ink.sum(axis=1) @ np.arange(height)) / total
     column = float(ink.sum(axis=0) @ np.arange(width)) / total
-    top = min(max(round((SIDE - 1) / 2 - row), 0), SIDE - height)
-    left = min(max(round((SIDE - 1) / 2 - column), 0), SIDE - width)
+    top = min(max(round(SIDE / 2 - row), 0), SIDE - height)
+    left = min(max(round(SIDE / 2 - column), 0), SIDE - width)
     pixels = np.zeros((SIDE, SIDE), np.uint8)
     pixels[top : top + height, left : left + width] = np.rint(255 * ink)
     return pixels

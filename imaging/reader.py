@@ -11,7 +11,7 @@ from imaging import segment
 from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
-from imaging.evidence import evidence, with_holders
+from imaging.evidence import WIDEST, evidence, with_holders
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, likeness
 from imaging.lines import cuts, reading_order
@@ -50,9 +50,6 @@ _NO_SHEET = 0.6
 
 # What is left of the evidence for a region without the fragments around it.
 _ALONE = 0.6
-
-# Of its height: wider than this is no digit.
-_WIDEST = 1.7
 
 # A region less like a digit may be several that touch, the more so the wider it is; it is, if each is likelier.
 _TOUCHING = 0.75
@@ -122,7 +119,7 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     picture = decode(data, side=_SIDE_MANY if many else _SIDE_ONE)
     paper = sheet(picture.colours)
     ways = []
-    for ink in inks(picture.colours):
+    for ink in inks(picture.colours, sheet=paper is not None):
         strokes = segment.strokes(ink)
         kept = segment.without_ruling(segment.without_frames(strokes))
         ways.append(_way(ink, strokes, kept, many=many, share=1.0 if paper is None else _NO_SHEET))
@@ -247,7 +244,7 @@ def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candi
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:
     if candidate.contrast < _FAINT:
         warnings += (Warning.LOW_CONTRAST,)
-    if candidate.likeness < USUAL or candidate.region.width > _WIDEST * candidate.region.height:
+    if candidate.likeness < USUAL or candidate.region.width > WIDEST * candidate.region.height:
         warnings += (Warning.UNLIKE_A_DIGIT,)
     region, scale = candidate.region, picture.scale
     left, top = int(region.left * scale), int(region.top * scale)

@@ -171,7 +171,7 @@ def group(regions: Sequence[Region], labels: npt.NDArray[np.int32], *, reach: fl
     Two that are about equally tall and side by side stay two.
     """
     groups: list[Region] = []
-    for region in sorted(regions, key=lambda each: -each.size):
+    for region in sorted(regions, key=lambda each: -each.height):
         near = [each for each in groups if _belongs(region, each, reach) and _is_near(region, each, labels, reach)]
         for each in near[:1]:
             groups.remove(each)
