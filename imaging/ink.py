@@ -60,7 +60,7 @@ def inks(colours: Colours, *, sheet: bool) -> Iterator[Ink]:
 
     Args:
         colours: uint8 [height, width, 3].
-        sheet: Whether there is a sheet in the picture, so that its rim says nothing of paper.
+        sheet: Whether there may be a sheet in the picture, so that its rim need not be paper.
     """
     small = _shrunk(colours)
     rim = _rim(colours)
@@ -70,10 +70,11 @@ def inks(colours: Colours, *, sheet: bool) -> Iterator[Ink]:
     if max(tone.shape) > 400:
         tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), 0.8), np.uint8)
     light = _skewness(_projected(small, axis)) > 0
-    if not sheet and _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
+    if _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
         paper = np.full_like(tone, np.median(_projected(rim[None], axis)))
         yield from (_ink(tone, paper, light=way, expected=way == light, window=None) for way in (light, not light))
-        return
+        if not sheet:
+            return
     for window in _WINDOWS if max(tone.shape) > 40 else _WINDOWS[-1:]:
         for way in (light, not light):
             yield _ink(tone, _paper(tone, window, light=way), light=way, expected=way == light, window=window)

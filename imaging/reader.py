@@ -51,6 +51,9 @@ _NO_SHEET = 0.6
 # What is left of the evidence for a region without the fragments around it.
 _ALONE = 0.6
 
+# And for one together with neighbours that may be digits of their own.
+_WHOLE = 0.9
+
 # A region less like a digit may be several that touch, the more so the wider it is; it is, if each is likelier.
 _TOUCHING = 0.75
 _PER_WIDTH = 0.25
@@ -122,8 +125,9 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     for ink in inks(picture.colours, sheet=paper is not None):
         strokes = segment.strokes(ink)
         kept = segment.without_ruling(segment.without_frames(strokes))
-        ways.append(_way(ink, strokes, kept, many=many, share=1.0 if paper is None else _NO_SHEET))
-        if paper is not None:
+        heeded = paper is not None and ink.window is not None
+        ways.append(_way(ink, strokes, kept, many=many, share=_NO_SHEET if heeded else 1.0))
+        if paper is not None and heeded:
             ways.append(_way(ink, strokes, kept & paper, many=many, share=1.0))
         if max(way[0] for way in ways) > _ENOUGH and not many:
             break
@@ -152,11 +156,13 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
         part for group in groups if len(group.parts) > 1
         for part in parts if part.parts[0] in group.parts and part.size > 0.15 * group.size
     ]  # fmt: skip
-    regions = [*groups, *alone[:_MAX_CANDIDATES]]
+    whole = [] if many else _whole(groups, parts, labels)
+    regions = [*groups, *whole, *alone[:_MAX_CANDIDATES]]
     cuts_out = [_cut(ink, labels, each) for each in regions]
     likes = likeness([pixels for _, pixels, _ in cuts_out])
     scores = [
-        evidence(ink, labels, region, own, contrast, float(like)) * (1 if index < len(groups) else _ALONE)
+        evidence(ink, labels, region, own, contrast, float(like))
+        * (1 if index < len(groups) else _WHOLE if index < len(groups) + len(whole) else _ALONE)
         for index, (region, (own, _, contrast), like) in enumerate(zip(regions, cuts_out, likes, strict=True))
     ]
     scores = with_holders(regions, scores, [contrast for _, _, contrast in cuts_out])
@@ -165,6 +171,15 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
         for region, (own, pixels, contrast), like, score in zip(regions, cuts_out, likes, scores, strict=True)
     ]
     return sorted(found, key=lambda each: -each.score)
+
+
+def _whole(groups: Sequence[Region], parts: Sequence[Region], labels: npt.NDArray[np.int32]) -> list[Region]:
+    """The largest group with all around it, if that is more than itself; in a small picture that is everything."""
+    if len(groups) < 2:
+        return []
+    small = max(labels.shape) <= segment.SMALL
+    whole = segment.join(groups) if small else segment.around(groups[0], parts, labels, reach=_REACH)
+    return [whole] if len(whole.parts) > len(groups[0].parts) else []
 
 
 def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask, npt.NDArray[np.uint8], float]:

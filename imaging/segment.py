@@ -15,6 +15,10 @@ Mask = npt.NDArray[np.bool_]
 # Of the ink around it: where a stroke ends.
 _EDGE = 0.4
 
+# Longer side in pixels of pictures that hold a digit and nothing else, whose thin strokes are faint: MNIST's.
+SMALL = 40
+_EDGE_SMALL = 0.15
+
 # In parts of the picture's longer side, and in number: what is looked at for boxes.
 _LEAST_FRAME, _MAX_FRAMES = 0.01, 100
 
@@ -90,7 +94,8 @@ def strokes(ink: Ink) -> Mask:
     level = cv2.blur(level, (reach, reach))
     level = cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
     least = max(LEAST_AMOUNT, 4 * ink.noise)
-    return np.asarray(amount > np.maximum(_EDGE * np.asarray(level), least))
+    edge = _EDGE_SMALL if side <= SMALL else _EDGE
+    return np.asarray(amount > np.maximum(edge * np.asarray(level), least))
 
 
 def without_ruling(mask: Mask) -> Mask:
@@ -177,6 +182,15 @@ def group(regions: Sequence[Region], labels: npt.NDArray[np.int32], *, reach: fl
             groups.remove(each)
         groups.append(join([*near[:1], region]))
     return groups
+
+
+def around(region: Region, parts: Sequence[Region], labels: npt.NDArray[np.int32], *, reach: float) -> Region:
+    """A region with all that is near, be it as tall: pieces of a digit whose strokes are broken, or its neighbours."""
+    near = [
+        each for each in parts
+        if each.parts[0] not in region.parts and each.size > 0.15 * region.size and _is_near(each, region, labels, reach)
+    ]  # fmt: skip
+    return join([region, *near])
 
 
 def _belongs(small: Region, large: Region, reach: float) -> bool:
