@@ -33,7 +33,7 @@ _MAX_PARTS_ONE, _MAX_PARTS_MANY = 100, 800
 _FAINT = 0.08
 
 # What is found with this much evidence ends the search for another way to tell ink from paper.
-_ENOUGH = 0.35
+_ENOUGH = 0.4
 
 # Of the best one's evidence: from here on another region is another digit; with `many`, where they are looked for.
 _RIVAL = 0.3

@@ -188,7 +188,9 @@ def around(region: Region, parts: Sequence[Region], labels: npt.NDArray[np.int32
     """A region with all that is near, be it as tall: pieces of a digit whose strokes are broken, or its neighbours."""
     near = [
         each for each in parts
-        if each.parts[0] not in region.parts and each.size > 0.15 * region.size and _is_near(each, region, labels, reach)
+        if each.parts[0] not in region.parts
+        and each.size > 0.15 * region.size
+        and _is_near(each, region, labels, reach)
     ]  # fmt: skip
     return join([region, *near])
 

@@ -21,7 +21,7 @@ def drawn(
     return stroke(page(tone=tone, grain=grain), digit, left=left, top=top, size=size, pen=pen, ink=ink)
 
 
-@pytest.fixture(params=sorted(CORNERS))
+@pytest.fixture(params=[2, 4, 7])
 def number(request) -> int:
     return request.param
 
@@ -152,10 +152,10 @@ def test_a_faint_digit_is_said_to_be_faint():
     assert Warning.LOW_CONTRAST in one(drawn(2, tone=235, ink=222)).warnings
 
 
-def test_a_word_is_said_to_be_unlike_a_digit():
+def test_a_long_scrawl_is_said_to_be_unlike_a_digit():
     picture = page()
-    cv2.putText(picture, "digit", (90, 280), cv2.FONT_HERSHEY_SCRIPT_COMPLEX, 5, 30, 8)
-    cv2.line(picture, (90, 290), (530, 290), 30, 8)
+    points = [(80 + 40 * index, (180, 300)[index % 2]) for index in range(13)]
+    cv2.polylines(picture, [np.array(points, np.int32)], False, 30, 7, cv2.LINE_AA)
     assert Warning.UNLIKE_A_DIGIT in one(picture).warnings
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pictures`: draw the hard cases of docs/pictures.md, and what `imaging` makes of each.
+"""`python -m benchmarks.hard_cases`: draw the hard cases of docs/pictures.md, and what `imaging` makes of each.
 
 The digits are MNIST's test images, written anew on papers of all kinds; DIGITS_DATA_ROOT says where they are.
 """
@@ -18,7 +18,7 @@ from imaging.reader import trace
 from serve.engines.onnx_runtime import open_onnx_runtime
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs" / "pictures"
+DOCS = ROOT / "docs" / "hard_cases"
 MODEL = ROOT / "pretrained" / "champion" / "model.onnx"
 
 Paper = npt.NDArray[np.float32]
@@ -154,7 +154,7 @@ CASES: dict[str, tuple[str, Callable[[], Paper], bool]] = {
 
 
 def main() -> None:
-    """Write docs/pictures/NAME.webp for each case."""
+    """Write docs/hard_cases/NAME.webp for each case."""
     DOCS.mkdir(exist_ok=True)
     with open_onnx_runtime(MODEL.read_bytes()) as engine:
         for name, (_, draw, many) in CASES.items():
