@@ -67,9 +67,9 @@ def slow() -> bytes:
 
 
 def workers(pid: int | None = None) -> list[psutil.Process]:
-    """Processes that read pictures, of this process or of another."""
+    """Processes that read pictures, started by this process or by another."""
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=pid is not None):
         try:
             if "imaging.worker" in child.cmdline():
                 found.append(child)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from clients import AsyncDigitClient, ServerUnavailable, Tls
+from clients import AsyncDigitClient, ProtocolMismatch, ServerUnavailable, Tls
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.rpc import tls
@@ -59,7 +59,7 @@ async def answers(address: str, client_tls: Tls | None) -> bool:
     async with AsyncDigitClient(address, tls=client_tls) as client:
         try:
             return len((await client.classify(images(2))).predictions) == 2
-        except ServerUnavailable:
+        except (ProtocolMismatch, ServerUnavailable):
             return False
 
 
