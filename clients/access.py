@@ -1,6 +1,7 @@
 """What a server may ask of its callers: to speak TLS, to show a certificate, to know a token."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,19 @@ class Tls:
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """What every call brings along."""
-    return () if token is None else (("authorization", f"Bearer {token}"),)
+    """What every call brings along.
+
+    Raises:
+        DigitError: The token cannot be sent.
+    """
+    if token is None:
+        return ()
+    if not re.fullmatch("[!-~]+", token):
+        raise DigitError(
+            "the token is empty, or has a blank, a line's end or a letter beyond ASCII; "
+            "printable ASCII was expected: `.strip()` what was read from a file"
+        )
+    return (("authorization", f"Bearer {token}"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +92,7 @@ class AccessOptions:
             DigitError: The file cannot be read, or holds none.
         """
         if self.token_file is None:
-            return os.environ.get(TOKEN_VARIABLE)
+            return os.environ.get(TOKEN_VARIABLE) or None
         lines = _read(self.token_file).decode("ascii", "replace").split()
         if not lines:
             raise DigitError(f"{self.token_file} is empty; a token was expected")

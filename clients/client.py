@@ -38,7 +38,7 @@ class DigitClient:
             For many callers with an image or a few each; a lone caller gains nothing.
 
     Raises:
-        DigitError: The address is none, or a file of `tls` cannot be used.
+        DigitError: The address is none, the token cannot be sent, or a file of `tls` cannot be used.
     """
 
     def __init__(

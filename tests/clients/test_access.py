@@ -76,10 +76,19 @@ def test_files_that_cannot_be_used_are_named(files):
         AccessOptions(tls_cert=files / "client.crt").tls()
 
 
+@pytest.mark.parametrize("token", ["", f"{TOKEN}\n", "two words", "schlüssel"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token):
+    with pytest.raises(DigitError, match="printable ASCII was expected") as refused:
+        DigitClient("127.0.0.1:1", token=token)
+    assert TOKEN not in str(refused.value)
+
+
 def test_a_token_comes_from_its_file_else_from_the_environment(files, monkeypatch):
     monkeypatch.setenv("DIGITS_TOKEN", "another")
     assert AccessOptions().token() == "another"
     assert AccessOptions(token_file=files / "token").token() == TOKEN
+    monkeypatch.setenv("DIGITS_TOKEN", "")
+    assert AccessOptions().token() is None
     monkeypatch.delenv("DIGITS_TOKEN")
     assert AccessOptions().token() is None
 
