@@ -33,12 +33,32 @@ class Tls:
         """What gRPC opens a channel with.
 
         Raises:
-            DigitError: A file cannot be read, or there is a certificate without a key.
+            DigitError: A file cannot be read or is no such PEM file, or there is a certificate without a key.
         """
         if (self.cert is None) != (self.key is None):
             raise DigitError("a client certificate needs its private key, and the other way round; give both or none")
         root, key, cert = (None if path is None else _read(path) for path in (self.root, self.key, self.cert))
+        self._check()
         return grpc.ssl_channel_credentials(root, key, cert)
+
+    def _check(self) -> None:
+        """Load the files as OpenSSL does: gRPC would say of wrong ones only, at a call, that no server answers."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_verify_locations(self.root)
+        except ssl.SSLError as error:
+            raise DigitError(
+                f"{self.root}: no certificate in PEM that can be read; one that vouches for the server was expected"
+            ) from error
+        try:
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key, password="")
+        except ssl.SSLError as error:
+            raise DigitError(
+                f"{self.cert} and {self.key}: a certificate in PEM and its own, unencrypted key were expected"
+            ) from error
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:

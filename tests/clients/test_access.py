@@ -72,6 +72,12 @@ def test_files_that_cannot_be_used_are_named(files):
         DigitClient("127.0.0.1:1", tls=Tls(root=files / "nope.crt"))
     with pytest.raises(DigitError, match=r"a client certificate needs its private key"):
         DigitClient("127.0.0.1:1", tls=Tls(root=files / "root.crt", cert=files / "client.crt"))
+    with pytest.raises(DigitError, match=r"server\.key: no certificate in PEM"):
+        DigitClient("127.0.0.1:1", tls=Tls(root=files / "server.key"))
+    with pytest.raises(DigitError, match=r"client\.crt and .*server\.key: a certificate in PEM and its own, unenc"):
+        DigitClient(
+            "127.0.0.1:1", tls=Tls(root=files / "root.crt", cert=files / "client.crt", key=files / "server.key")
+        )
     with pytest.raises(DigitError, match=r"--tls-cert and --tls-key are of no use without --tls-root"):
         AccessOptions(tls_cert=files / "client.crt").tls()
 
