@@ -65,6 +65,7 @@ pad.addEventListener("change", () => {
     questions.cancel();
     answers.clear();
   } else {
+    if (state !== "drawing") answers.clear("Reading the picture…");
     questions.request();
   }
 });

@@ -1,6 +1,6 @@
 // The card of the model that is served.
 
-import { element, number } from "./words.js";
+import { count, element } from "./words.js";
 
 const DEVICES = { cpu: "the CPU" };
 
@@ -10,8 +10,8 @@ export function showModel(list, model) {
     Network: model.architecture,
     "Right answers": `${(100 * model.accuracy).toFixed(2)} % of the test images`,
     Engine: `${model.engine} on ${DEVICES[model.device] ?? model.device}, ${model.precision}`,
-    "Largest batch": `${number(model.max_batch_size)} images`,
-    "Largest request": `${number(model.max_images_per_request)} images`,
+    "Largest batch": `${count(model.max_batch_size)} images`,
+    "Largest request": `${count(model.max_images_per_request)} images`,
     "SHA-256": model.sha256,
   };
   if (model.last_load_error) rows["Not taken into service"] = model.last_load_error;

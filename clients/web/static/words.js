@@ -2,6 +2,10 @@
 
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+export const count = (value) => whole.format(value);
+
 export const number = (value) => (Number.isFinite(value) ? three.format(value) : "–");
 
 export const milliseconds = (value) => (Number.isFinite(value) ? `${value.toFixed(value < 10 ? 2 : 0)} ms` : "–");

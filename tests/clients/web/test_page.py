@@ -1,7 +1,9 @@
 """The page in a real browser, before a real server."""
 
+import asyncio
 import io
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -175,6 +177,20 @@ def test_a_file_that_is_no_picture_or_too_large_is_refused_in_words_and_the_next
         expect(page.locator("#notice")).to_be_empty()
 
 
+def test_a_picture_that_takes_its_time_is_said_to_be_read(page_with, champion, open_page):
+    shown = threading.Event()
+
+    async def slow(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
+        await asyncio.to_thread(shown.wait, 20)
+        return imaging.read(data)
+
+    with page_with(slow, champion) as at, open_page(at) as page:
+        page.get_by_label("Picture…").set_input_files(EXAMPLES / "three.png")
+        expect(page.locator("#certainty")).to_have_text("Reading the picture…")
+        shown.set()
+        expect_answer(page, 3)
+
+
 def test_a_warning_is_shown_in_words(page_with, champion, open_page):
     async def doubt(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
         (digit,) = imaging.read(data)
@@ -233,6 +249,7 @@ def test_the_model_s_card_and_the_load_are_shown(page):
     card = page.locator("#model")
     expect(card).to_contain_text("99.71 % of the test images")
     expect(card).to_contain_text("onnxruntime on the CPU")
+    expect(card).to_contain_text("1,024 images")
     draw(page, SEVEN)
     figures = page.locator("#load > div")
     expect(figures).to_have_count(4)
