@@ -62,7 +62,7 @@ class Options:
     """Print one JSON object per picture instead of the table."""
 
     annotate: Path | None = None
-    """Write each picture with the digits drawn into it: a file for one picture, a folder for several."""
+    """Write each picture with the digits drawn into it: a file such as out.png, or a folder for several."""
 
     explain: Path | None = None
     """Write each picture as it is after every step of its way to 28 x 28 pixels: a file or a folder, as before."""
@@ -115,12 +115,12 @@ def classify(options: Options) -> bool:
                 raise answer.failure
             error = answer.error or _draw(answer, options)
             if options.json:
-                print(json.dumps(_document(answer), ensure_ascii=False), flush=True)
+                print(json.dumps(_document(answer)), flush=True)  # in ASCII: a name may be no text in any encoding
             elif table and not answer.error:
                 table.show(answer)
             if error:
                 complete = False
-                print(f"error: {answer.path}: {error}", file=sys.stderr)
+                print(f"error: {_line(answer.path)}: {error}", file=sys.stderr)
     if not answered:
         raise DigitError(f"{', '.join(map(str, options.paths))}: there is no picture in it")
     return complete
@@ -253,12 +253,17 @@ def _document(answer: Answer) -> dict[str, Any]:
     }
 
 
+def _line(path: Path) -> str:
+    """The name without what would end the line, or command a terminal: whoever made the file chose it."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(path))
+
+
 class _Table:
     """Rows for people, under a head that comes with the first of them."""
 
     def __init__(self, options: Options) -> None:
         self._many = options.many
-        self._width = max(40 if path.is_dir() else len(str(path)) for path in options.paths)
+        self._width = max(40 if path.is_dir() else len(_line(path)) for path in options.paths)
         columns = "digits  least probable  warnings" if options.many else "digit  probability  candidates"
         self._head = f"{'picture':{self._width}}  {columns}"
 
@@ -268,7 +273,7 @@ class _Table:
             print(self._head)
             self._head = ""
         row = self._many_row(answer) if self._many else self._row(answer)
-        print(f"{answer.path!s:{self._width}}  {row}".rstrip(), flush=True)
+        print(f"{_line(answer.path):{self._width}}  {row}".rstrip(), flush=True)
 
     @staticmethod
     def _row(answer: Answer) -> str:
@@ -314,8 +319,11 @@ def _draw(answer: Answer, options: Options) -> str:
 
 
 def _target(out: Path, path: Path, options: Options) -> Path:
-    """Where a picture's figure belongs: `out` itself for a single file, else as in the pictures' folders, below it."""
-    if len(options.paths) > 1 or options.paths[0].is_dir():
+    """Where a picture's figure belongs: `out` itself for a single file.
+
+    In a folder that exists, or for several, it is below `out`, as in the pictures' folders.
+    """
+    if len(options.paths) > 1 or options.paths[0].is_dir() or out.is_dir():
         parts = [part for part in path.parts if part not in (path.anchor, "..")]
         out = out.joinpath(*parts).with_name(path.name + ".png")
     out.parent.mkdir(parents=True, exist_ok=True)

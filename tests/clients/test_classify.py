@@ -127,6 +127,32 @@ def test_figures_are_written_where_they_were_asked_for(address, pictures, tmp_pa
     assert sorted(path.name for path in (out / "all").rglob("*.png")) == ["2.png.png", "4.png.png", "5.png.png"]
 
 
+def test_a_folder_that_exists_takes_the_figure_of_a_single_picture(address, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    assert classify(pictures[0], "--annotate", out, "--address", address)[0] == 0
+    assert [path.name for path in out.rglob("*.png")] == ["2.png.png"]
+
+
+def test_a_name_stays_on_its_line_and_commands_no_terminal(address, pictures, tmp_path):
+    read, unread = tmp_path / "a\nb é\x1b[2J.png", tmp_path / "c\n\x1b[2J.png"
+    pictures[0].rename(read)
+    status, out, err = classify(read, unread, "--address", address)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 2, 1)
+    assert "a\\nb é\\x1b[2J.png" in out
+    assert "\x1b" not in out + err
+
+
+def test_a_name_that_is_no_text_is_named_all_the_same(address, pictures, tmp_path):
+    odd = pictures[0].rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    status, out, err = classify(odd, "--address", address)
+    assert (status, err) == (0, "")
+    assert "caf\\udce9.png" in out
+    status, out, err = classify(odd, "--json", "--address", address)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["path"] == str(odd)
+
+
 def test_a_figure_of_no_known_kind_is_an_error_of_its_picture(address, pictures, tmp_path):
     status, out, err = classify(pictures[0], "--annotate", tmp_path / "a.xyz", "--address", address)
     assert (status, len(out.splitlines())) == (1, 2)
