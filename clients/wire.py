@@ -105,11 +105,11 @@ def to_picture_request(
     """The request for encoded pictures.
 
     Raises:
-        InvalidImages: There are none; `top_k` is not 0 to 10.
+        InvalidImages: There are none, or other things; `top_k` is not 0 to 10.
     """
     if not 0 <= top_k <= 10:
         raise InvalidImages(f"top_k is {top_k}; 0 to 10 was expected")
-    if isinstance(pictures, bytes) or not pictures:
+    if not pictures or not all(isinstance(each, bytes) for each in pictures):
         raise InvalidImages("a sequence of at least one picture, each the bytes of a file, was expected")
     return digits_pb2.ClassifyRequest(
         model=model,

@@ -131,6 +131,13 @@ def test_bad_images_are_refused_before_anything_is_sent(ask, obedient, images, m
     assert obedient.calls == []
 
 
+@pytest.mark.parametrize("pictures", [[], b"PNG", bytearray(b"PNG"), "three.png", ["three.png"], [Path("three.png")]])
+def test_what_is_no_file_s_content_is_refused_before_anything_is_sent(ask, obedient, pictures):
+    with pytest.raises(InvalidImages, match="at least one picture, each the bytes of a file, was expected"):
+        ask("classify_pictures", obedient.address, pictures)
+    assert obedient.calls == []
+
+
 @pytest.mark.parametrize("top_k", [-1, 11])
 def test_more_candidates_than_digits_are_refused_before_anything_is_sent(ask, obedient, top_k):
     with pytest.raises(InvalidImages, match=f"top_k is {top_k}; 0 to 10 was expected"):
