@@ -78,6 +78,12 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
         "the message is too large; send fewer images in one request, or scale the picture down",
     ),
     (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "Deadline Exceeded",
+        TimedOut,
+        "no answer in time; is the server there, and does it keep up? else allow more time",
+    ),
+    (
         grpc.StatusCode.UNIMPLEMENTED,
         "Method not found",
         ProtocolMismatch,
