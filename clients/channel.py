@@ -61,8 +61,11 @@ def target(address: Address) -> str:
         DigitError: It is none; or one of several has a name, which only `dns:///` resolves.
     """
     if isinstance(address, str):
-        if not address:
-            raise DigitError("the address is empty; HOST:PORT was expected")
+        port = address.rpartition(":")[2]
+        if "://" in address.removeprefix("dns:///") or not (
+            port.isascii() and port.isdecimal() and int(port) < 1 << 16
+        ):
+            raise DigitError(f"the address is {address!r}; HOST:PORT was expected, with a port of 1 to 65535")
         return address
     versions = {_ip_version(each) for each in address}
     if len(versions) != 1:

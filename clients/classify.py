@@ -144,7 +144,7 @@ def _below(folder: Path) -> Iterator[Path]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     yield from _below(Path(entry.path))
-                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                elif entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES:
                     yield Path(entry.path)
     except OSError:
         yield folder  # which cannot be read, and is reported like a file

@@ -93,7 +93,10 @@ def test_no_call_fails_while_one_of_two_servers_drains(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("", "the address is empty; HOST:PORT was expected"),
+        ("", "the address is ''; HOST:PORT was expected"),
+        ("127.0.0.1", "HOST:PORT was expected"),
+        ("127.0.0.1:99999", "a port of 1 to 65535"),
+        ("http://127.0.0.1:8001", "HOST:PORT was expected"),
         ([], "addresses are none; one or more IP:PORT"),
         (["127.0.0.1:1", "[::1]:1"], "one or more IP:PORT of one IP version were expected"),
         (["127.0.0.1:1", "localhost:1"], "'localhost:1' is no IP:PORT.*dns:///NAME:PORT"),
