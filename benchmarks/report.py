@@ -60,6 +60,8 @@ def _serving_rows(medians: dict[str, float]) -> Iterator[tuple[str, str, str, st
         yield label, f"{name}, Poisson, p99 in engine calls", ".1f", ""
         label = f"… arrivals at {OVERLOAD:.0%}, deadlines of {DEADLINE_MS:.0f} ms: in time, of what 64 callers get"
         yield label, f"{name}, overload, share of capacity", ".0%", ""
+        label = "… the same with `--max-pending-calls` for 8 ms of work"
+        yield label, f"{name}, overload, few pending, share of capacity", ".0%", ""
     yield f"memory after {FEW_IMAGES:,} images", f"resident MB after {FEW_IMAGES:,} images", ".0f", " MB"
     yield f"… growth until {MANY_IMAGES:,}", "resident memory, growth", ".1%", ""
 

@@ -7,6 +7,7 @@ server: h2load, and `benchmarks.openloop` where requests come when they like.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ OPEN_LOOP = ((COMPACT, 1), (COMPACT, 16), (LENET_BN, 1))
 # Of what 64 callers get in a closed loop.
 STEADY_LOAD, OVERLOAD = 0.7, 2.0
 DEADLINE_MS = 20.0
+# So many calls may be pending as are answered in this time.
+PENDING_S = 0.4 * DEADLINE_MS / 1e3
 
 FEW_IMAGES, MANY_IMAGES = 10_000, 1_000_000
 
@@ -149,7 +152,7 @@ def run(options: Options) -> dict[str, Any]:
         repeats = []
         for number in range(1, options.repeats + 1):
             print(f"repeat {number} of {options.repeats} …", flush=True)
-            repeats.append(_repeat(options, servers, echo, next(logs)))
+            repeats.append(_repeat(options, networks, servers, echo, logs))
         models = {name: _model(configured[ONE_PROCESS]) for name, configured in servers.items()}
     return {
         "conditions": conditions(LIBRARIES),
@@ -181,16 +184,23 @@ def _run(module: str, *arguments: str) -> None:
         raise RuntimeError(f"{module} ended with status {status}")
 
 
-def _repeat(options: Options, servers: dict[str, dict[str, ServerProcess]], echo: ServerProcess, log: Path) -> Results:
+def _repeat(
+    options: Options,
+    networks: Sequence[Network],
+    servers: dict[str, dict[str, ServerProcess]],
+    echo: ServerProcess,
+    logs: Iterator[Path],
+) -> Results:
     compact, duration_s = servers[COMPACT][ONE_PROCESS], options.duration_s
     results = one_caller(compact, duration_s)
     results |= callers(compact, echo, duration_s)
     results |= many_images(compact, Bundle.open(options.compact).read(GRAPH), duration_s)
     for network, configured in servers.items():
         results |= configurations(network, configured, duration_s)
-    for network, images in OPEN_LOOP:
-        results |= open_loop(network, images, servers[network][ONE_PROCESS], duration_s)
-    return results | memory(options.compact, log)
+    named = {network.name: network for network in networks}
+    for name, images in OPEN_LOOP:
+        results |= open_loop(named[name], images, servers[name][ONE_PROCESS], duration_s, next(logs))
+    return results | memory(options.compact, next(logs))
 
 
 def one_caller(server: ServerProcess, duration_s: int) -> Results:
@@ -243,20 +253,34 @@ def configurations(network: str, servers: dict[str, ServerProcess], duration_s: 
     }
 
 
-def open_loop(network: str, images: int, server: ServerProcess, duration_s: int) -> Results:
-    """Requests that come when they like: fewer than the server can answer, then more."""
+def open_loop(network: Network, images: int, server: ServerProcess, duration_s: int, log: Path) -> Results:
+    """Requests that come when they like: fewer than the server can answer, then more.
+
+    More once again for a server that is told to keep few of them.
+    """
     capacity = _closed(server, CALLERS, images=images, duration_s=duration_s).answered_per_s
     steady = openloop.measure(server.address, rate_per_s=STEADY_LOAD * capacity, images=images, duration_s=duration_s)
-    over = openloop.measure(
-        server.address, rate_per_s=OVERLOAD * capacity, images=images, duration_s=duration_s, deadline_ms=DEADLINE_MS
+    flood = functools.partial(
+        openloop.measure,
+        rate_per_s=OVERLOAD * capacity,
+        images=images,
+        duration_s=duration_s,
+        deadline_ms=DEADLINE_MS,
     )
+    over = flood(server.address)
+    pending = max(1, round(PENDING_S * capacity))
+    flags = ("--engine", network.engine, "--max-pending-calls", str(pending))
+    with server_process(network.bundle, *flags, log=log) as strict:
+        _closed(strict, ONE_CALLER, images=images, duration_s=1)  # it learns how long its engine takes
+        few = flood(strict.address)
     if not steady.answered:
-        raise RuntimeError(f"{network}: no request was answered at {STEADY_LOAD:.0%} of capacity: {steady.failed}")
+        raise RuntimeError(f"{network.name}: no request was answered at {STEADY_LOAD:.0%} of capacity: {steady.failed}")
     call_ms = steady.figures["ms of the average engine call"]
-    name = f"{network}, {images} a request"
+    name = f"{network.name}, {images} a request"
     return {
         f"{name}, Poisson": steady,
         f"{name}, overload": over,
+        f"{name}, overload, few pending": few,
         f"{name}, capacity, requests/s": capacity,
         f"{name}, Poisson, p50 ms": steady.latency_ms["p50"],
         f"{name}, Poisson, p99 ms": steady.latency_ms["p99"],
@@ -265,6 +289,8 @@ def open_loop(network: str, images: int, server: ServerProcess, duration_s: int)
         f"{name}, Poisson, images of the average engine call": steady.figures["images of the average engine call"],
         f"{name}, Poisson, p99 in engine calls": steady.latency_ms["p99"] / call_ms,
         f"{name}, overload, share of capacity": over.answered_per_s / capacity,
+        f"{name}, overload, few pending, calls": float(pending),
+        f"{name}, overload, few pending, share of capacity": few.answered_per_s / capacity,
     }
 
 

@@ -96,6 +96,12 @@ class ServeConfig:
     RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each. One connection gets at
     most a quarter of it, and 512."""
 
+    max_pending_calls: int | None = None
+    """Most calls that have come and were not looked at yet; gRPC ends more of them at once, as CANCELLED. Default:
+    no limit, which suits callers who rather wait. Where callers give up after some milliseconds, what is answered in a
+    third of that time keeps a server useful when more comes than it can answer: looking at calls in order to refuse
+    them takes nearly half as long as answering them."""
+
     max_deadline_s: float = 30.0
     """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one. A message that
     has not arrived whole by then is not waited for."""
@@ -169,6 +175,11 @@ class ServeConfig:
         self._check("max_pictures_per_request", 1 <= self.max_pictures_per_request <= 1024, "1 to 1024")
         self._check("max_picture_s", 0 < self.max_picture_s <= 3600, "above 0, up to 3600")
         self._check("max_calls", 1 <= self.max_calls <= 1 << 20, f"1 to {1 << 20}")
+        self._check(
+            "max_pending_calls",
+            self.max_pending_calls is None or 1 <= self.max_pending_calls <= 1 << 20,
+            f"1 to {1 << 20}",
+        )
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
         self._check(
             "max_connections", self.max_connections is None or 1 <= self.max_connections <= 1 << 20, f"1 to {1 << 20}"

@@ -27,10 +27,11 @@ class Frontend:
         self._telemetry = Telemetry(config, None if config.metrics_port is None else self._remote.count_call)
         control = self._remote if config.model_control else None
         # Every front end takes its share.
-        calls, connections = config.max_calls, config.max_connections
+        calls, pending, connections = config.max_calls, config.max_pending_calls, config.max_connections
         share = dataclasses.replace(
             config,
             max_calls=math.ceil(calls / config.frontends),
+            max_pending_calls=pending and math.ceil(pending / config.frontends),
             max_connections=connections and math.ceil(connections / config.frontends),
             picture_workers=math.ceil(config.picture_workers / config.frontends),
         )

@@ -31,6 +31,10 @@ _LEAST_PING_INTERVAL_MS = 9_000
 _UNCOMPRESSED = 1
 
 
+# Between the two the core ends calls at random; what is meant here is one limit.
+_PENDING = ("grpc.server.max_pending_requests", "grpc.server.max_pending_requests_hard_limit")
+
+
 # What grpcio logs, a traceback each time, of callers that leave and of headers that are no text. Callers could fill the
 # disk with the one, and the other repeats what they sent, be it a secret.
 _OF_CALLERS = ("ExecuteBatchError raised in core", "Invalid encoding on")
@@ -43,8 +47,10 @@ def quieten() -> None:
 
 def channel_options(config: ServeConfig, *, shares_port: bool) -> list[tuple[str, int]]:
     """What the core is told; other processes of this server may listen on the same port."""
+    pending = {} if config.max_pending_calls is None else dict.fromkeys(_PENDING, config.max_pending_calls)
     return list(
         {
+            **pending,
             "grpc.max_receive_message_length": max(
                 _MESSAGE_BYTES,
                 2 * config.max_images_per_request * IMAGE_BYTES,

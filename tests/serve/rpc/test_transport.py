@@ -1,13 +1,16 @@
 """Connections end when they should, and not before; a client whose connection ends does not notice."""
 
 import asyncio
+import collections
 import time
 
+import grpc
 import psutil
 import pytest
 
 from benchmarks import http2
 from clients import AsyncDigitClient
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.rpc import transport
 from tests.fakes import FakeEngine, images
 from tests.serve.conftest import Serving
@@ -36,6 +39,25 @@ async def test_calls_do_not_notice_that_their_connection_has_reached_its_age(ser
                 if each.raddr and each.laddr.port == port
             }
     assert len(ports) >= 2, "the connection was never closed"
+
+
+@pytest.mark.parametrize("most", [8, None])
+async def test_of_calls_that_nobody_looks_at_only_so_many_are_kept(serving: Serving, most: int | None) -> None:
+    """The event loop is held up while they come."""
+    async with serving(FakeEngine(), max_pending_calls=most) as server:
+        request = digits_pb2.ClassifyRequest(pixels=images(1).tobytes())
+        with grpc.insecure_channel(server.address, [("grpc.enable_retries", 0)]) as channel:
+            classify = digits_pb2_grpc.DigitRecognizerStub(channel).Classify
+            await asyncio.to_thread(classify, request, timeout=10)
+            calls = [classify.future(request, timeout=10) for _ in range(100)]
+            time.sleep(0.3)  # noqa: ASYNC251
+            codes = collections.Counter([await asyncio.to_thread(call.code) for call in calls])
+        if most is None:
+            assert codes == {grpc.StatusCode.OK: 100}
+        else:
+            # The call that was asked for before does not count.
+            assert most <= codes[grpc.StatusCode.OK] <= most + 2
+            assert codes[grpc.StatusCode.CANCELLED] == 100 - codes[grpc.StatusCode.OK]
 
 
 async def test_an_idle_connection_is_closed(serving: Serving) -> None:
