@@ -126,7 +126,7 @@ def _support(ink: Ink, labels: npt.NDArray[np.int32], region: Region, contrast: 
     """
     # On photographs ink ends sharply, and the shadow of a sheet does not; small pictures may have been enlarged.
     side = max(labels.shape)
-    reach = 1 + (region.size // 20 if side <= _ENLARGED else min(region.size // 20, side // 200))
+    reach = 1 + (region.size // 20 if side <= _ENLARGED else min(region.size // 20, max(side // 200, round(ink.blur))))
     margin = 3 * reach + 1
     rows = np.arange(region.top - margin, region.bottom + margin)
     columns = np.arange(region.left - margin, region.right + margin)

@@ -2,8 +2,9 @@
 
 Where the paper is one colour, the picture's rim says which. Elsewhere ink is what is narrower than a window: paper is
 the picture's closing (its opening, for light ink), which follows shadows and the edges of sheets, and differs from the
-picture in strokes alone. How wide a stroke is cannot be known before, and neither can which of the two is the lighter:
-several ways are tried, and what can be read decides, see `imaging.reader`.
+picture in strokes alone. Or paper is a surface under falling light, however wide the strokes. How wide a stroke is
+cannot be known before, and neither can which of the two is the lighter: several ways are tried, and what can be read
+decides, see `imaging.reader`.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ _FLATNESS = 12
 # Of 255: shadows are not lightened further, or else their grain would be ink.
 _DARKEST = 80
 
+# Rounds in which the surface of plain paper settles, and the weight of pixels on the ink's side of it.
+_ROUNDS, _BELOW = 12, 0.03
+
 # Longer side at which colours are compared.
 _SMALL_SIDE = 160
 
@@ -45,6 +49,7 @@ class Ink:
         expected: Whether that is what stands out more.
         window: What no stroke is as wide as, in parts of the longer side; None where that need not be asked.
         tone: uint8 [height, width]: what the ink was found in.
+        blur: Pixels that the picture's sharpest edges take from one side to the other.
     """
 
     amount: Map
@@ -53,6 +58,7 @@ class Ink:
     expected: bool
     window: float | None
     tone: Tone
+    blur: float
 
 
 def inks(colours: Colours, *, sheet: bool) -> Iterator[Ink]:
@@ -69,15 +75,18 @@ def inks(colours: Colours, *, sheet: bool) -> Iterator[Ink]:
     tone = _projected(colours, axis)
     if max(tone.shape) > 400:
         tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), 0.8), np.uint8)
+    blur = _blur(tone)
     light = _skewness(_projected(small, axis)) > 0
     if _distance(rim, shade) > 0.97 and _distance(small, shade) > 0.4:
         paper = np.full_like(tone, np.median(_projected(rim[None], axis)))
-        yield from (_ink(tone, paper, light=way, expected=way == light, window=None) for way in (light, not light))
+        for way in (light, not light):
+            yield _ink(tone, paper, light=way, expected=way == light, window=None, blur=blur)
         if not sheet:
             return
     for window in _WINDOWS if max(tone.shape) > 40 else _WINDOWS[-1:]:
         for way in (light, not light):
-            yield _ink(tone, _paper(tone, window, light=way), light=way, expected=way == light, window=window)
+            paper = _paper(tone, window, light=way)
+            yield _ink(tone, paper, light=way, expected=way == light, window=window, blur=blur)
 
 
 def _shrunk(colours: Colours) -> Colours:
@@ -138,13 +147,45 @@ def _balance(light: npt.NDArray[np.float64], dark: npt.NDArray[np.float64]) -> f
 
 def _paper(tone: Tone, window: float, *, light: bool) -> Tone:
     if window > 1:
-        return np.full_like(tone, np.percentile(tone, 5 if light else 95))
+        return _plain(tone, light=light)
     side = max(3, round(window * max(tone.shape))) | 1
     square = np.ones((side, side), np.uint8)
     return np.asarray(cv2.morphologyEx(tone, cv2.MORPH_OPEN if light else cv2.MORPH_CLOSE, square), np.uint8)
 
 
-def _ink(tone: Tone, paper: Tone, *, light: bool, expected: bool, window: float | None) -> Ink:
+def _plain(tone: Tone, *, light: bool) -> Tone:
+    """Paper of one colour under light that falls off gently: the quadratic surface that most of the picture is at."""
+    height, width = tone.shape
+    share = min(1.0, _SMALL_SIDE / 2 / max(height, width))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    small = cv2.resize(tone, size, interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
+    terms = _quadratic(*size)
+    weights = np.ones_like(small)
+    for _ in range(_ROUNDS):
+        weighted = terms * weights[:, None]
+        factors = np.linalg.lstsq(weighted.T @ terms, weighted.T @ small, rcond=None)[0]
+        above = (small - terms @ factors) * (-1 if light else 1)
+        weights = np.where(above > 0, 1.0, _BELOW)
+    surface = (terms @ factors).clip(0, 255).reshape(size[::-1]).astype(np.float32)
+    return np.rint(cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR)).astype(np.uint8)
+
+
+def _quadratic(width: int, height: int) -> npt.NDArray[np.float64]:
+    y, x = (each.ravel() for each in np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+
+
+def _blur(tone: Tone) -> float:
+    """Pixels that the sharpest edges take: the largest differences over some distance by those over a pixel."""
+    side = max(3, max(tone.shape) // 12) | 1
+    square = np.ones((side, side), np.uint8)
+    smooth = cv2.GaussianBlur(tone, (0, 0), 1.0)
+    far = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, square)
+    near = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    return 2 * float(np.percentile(far, 99.5)) / max(float(np.percentile(near, 99.5)), 1.0)
+
+
+def _ink(tone: Tone, paper: Tone, *, light: bool, expected: bool, window: float | None, blur: float) -> Ink:
     difference = cv2.subtract(tone, paper, dtype=cv2.CV_32F) if light else cv2.subtract(paper, tone, dtype=cv2.CV_32F)
     # In a shadow both are darker, and so is what tells them apart.
     room = np.maximum(np.maximum(paper, 255 - paper) if light else paper, _DARKEST).astype(np.float32)
@@ -153,7 +194,9 @@ def _ink(tone: Tone, paper: Tone, *, light: bool, expected: bool, window: float 
     # Noise has lifted the closing; where most is ink, its median says nothing of paper.
     middle = float(np.median(amount[::4, ::4]))
     amount -= np.float32(min(max(middle, 0), 3 * noise, 0.05))
-    return Ink(amount=np.maximum(amount, 0), noise=noise, light=light, expected=expected, window=window, tone=tone)
+    return Ink(
+        amount=np.maximum(amount, 0), noise=noise, light=light, expected=expected, window=window, tone=tone, blur=blur
+    )
 
 
 def _noise(amount: Map) -> float:

@@ -16,6 +16,7 @@ from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, likeness
 from imaging.lines import cuts, reading_order
 from imaging.normalise import normalise
+from imaging.ruling import without_ruling
 from imaging.segment import Mask, Region
 from imaging.sheet import sheet
 
@@ -124,7 +125,7 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     ways = []
     for ink in inks(picture.colours, sheet=paper is not None):
         strokes = segment.strokes(ink)
-        kept = segment.without_ruling(segment.without_frames(strokes))
+        kept = segment.without_frames(without_ruling(strokes, ink.amount))
         heeded = paper is not None and ink.window is not None
         ways.append(_way(ink, strokes, kept, many=many, share=_NO_SHEET if heeded else 1.0))
         if paper is not None and heeded:

@@ -98,40 +98,6 @@ def strokes(ink: Ink) -> Mask:
     return np.asarray(amount > np.maximum(edge * np.asarray(level), least))
 
 
-def without_ruling(mask: Mask) -> Mask:
-    """The strokes but for a page's ruling: thin lines along the picture that cross it or have others beside them."""
-    lines = _long_lines(mask) | _long_lines(mask.T).T
-    left = mask & ~lines
-    gap = 2 * max(3, max(mask.shape) // 90) + 1
-    closed = cv2.morphologyEx(left.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((gap, gap), np.uint8))
-    left = left | ((closed > 0) & mask)
-    return np.asarray(left if left.sum() > 0.05 * lines.sum() else mask)
-
-
-def _long_lines(mask: Mask) -> Mask:
-    """What is a line from left to right and no wider than a pen's."""
-    height, width = mask.shape
-    if width < 100:
-        return np.zeros_like(mask)
-    thickness = max(3, max(height, width) // 90)
-    grid = mask.astype(np.uint8)
-    thick = cv2.morphologyEx(grid, cv2.MORPH_OPEN, np.ones((thickness + 1, 1), np.uint8))
-    thin = grid & ~np.asarray(thick, np.uint8)
-    runs = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((1, max(5, width // 50)), np.uint8))
-    bridged = cv2.morphologyEx(runs, cv2.MORPH_CLOSE, np.ones((3, 2 * (width // 20) + 1), np.uint8))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(bridged, connectivity=8)
-    long = stats[:, cv2.CC_STAT_WIDTH] > 0.5 * width
-    long[0] = False
-    near = 0.02 * width
-    rim = (stats[:, cv2.CC_STAT_LEFT] <= near) | (
-        stats[:, cv2.CC_STAT_LEFT] + stats[:, cv2.CC_STAT_WIDTH] >= width - near
-    )
-    if long.sum() < 3:
-        long &= rim
-    lines = long[labels].astype(np.uint8)
-    return (np.asarray(cv2.dilate(lines, np.ones((3, 3), np.uint8)), np.uint8) & thin) > 0
-
-
 def parts(mask: Mask, *, least: float, most: int) -> tuple[npt.NDArray[np.int32], list[Region]]:
     """Connected parts: int32 [height, width] of their labels, 0 for paper, and each as a region, the largest first.
 
@@ -197,7 +163,7 @@ def around(region: Region, parts: Sequence[Region], labels: npt.NDArray[np.int32
 
 def _belongs(small: Region, large: Region, reach: float) -> bool:
     """Whether one is a fragment of the other by their sizes, and may be by their rectangles."""
-    if small.size < 0.12 * large.size:
+    if small.size < 0.12 * large.size or small.width > 1.2 * large.size:
         return False
     across = max(small.left, large.left) - min(small.right, large.right)
     down = max(small.top, large.top) - min(small.bottom, large.bottom)

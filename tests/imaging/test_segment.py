@@ -2,9 +2,8 @@
 
 import cv2
 import numpy as np
-import pytest
 
-from imaging.segment import group, parts, without_frames, without_ruling
+from imaging.segment import group, parts, without_frames
 from tests.imaging.drawing import stroke
 
 
@@ -15,27 +14,6 @@ def mask(height: int = 400, width: int = 600) -> np.ndarray:
 def segmented(drawn: np.ndarray):
     labels, regions = parts(without_frames(drawn > 0), least=0.01, most=100)
     return group(regions, labels, reach=0.25)
-
-
-@pytest.mark.parametrize("tilt", [-6, 0, 9], ids="{} pixels".format)
-@pytest.mark.parametrize("squared", [False, True], ids=["ruled", "squared"])
-def test_ruling_goes_and_the_digit_stays(tilt, squared):
-    digit = stroke(mask(), 5, left=200, top=80, size=220, pen=12, ink=1) > 0
-    page = mask()
-    for y in range(30, 400, 50):
-        cv2.line(page, (0, y), (599, y + tilt), 1, 2)
-    if squared:
-        for x in range(25, 600, 50):
-            cv2.line(page, (x, 0), (x - tilt, 399), 1, 2)
-    left = without_ruling((page > 0) | digit)
-    assert (left & digit).sum() > 0.97 * digit.sum()
-    assert (left & ~digit).sum() < 0.3 * ((page > 0) & ~digit).sum()
-
-
-@pytest.mark.parametrize("digit", [1, 4, 7])
-def test_a_digit_as_large_as_the_picture_is_no_ruling(digit):
-    drawn = stroke(mask(600, 600), digit, left=60, top=40, size=520, pen=3, ink=1) > 0
-    np.testing.assert_array_equal(without_ruling(drawn), drawn)
 
 
 def test_a_box_around_a_digit_goes():

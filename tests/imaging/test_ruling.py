@@ -1,0 +1,66 @@
+"""What was printed goes, and what was written stays, also where both touch."""
+
+import cv2
+import numpy as np
+import pytest
+
+from imaging.ruling import without_ruling
+from tests.imaging.drawing import stroke
+
+
+def mask(height: int = 400, width: int = 600) -> np.ndarray:
+    return np.zeros((height, width), np.uint8)
+
+
+def cleaned(drawn: np.ndarray) -> np.ndarray:
+    return without_ruling(drawn > 0, drawn.astype(np.float32))
+
+
+def assert_only(left: np.ndarray, digit: np.ndarray, printed: np.ndarray) -> None:
+    assert (left & digit).sum() > 0.93 * digit.sum()
+    assert (left & ~digit).sum() < 0.2 * (printed & ~digit).sum()
+
+
+@pytest.mark.parametrize("tilt", [-6, 0, 9], ids="{} pixels".format)
+@pytest.mark.parametrize("squared", [False, True], ids=["ruled", "squared"])
+def test_ruling_goes_and_the_digit_stays(tilt, squared):
+    digit = stroke(mask(), 5, left=200, top=80, size=220, pen=12, ink=1) > 0
+    page = mask()
+    for y in range(30, 400, 50):
+        cv2.line(page, (0, y), (599, y + tilt), 1, 2)
+    if squared:
+        for x in range(25, 600, 50):
+            cv2.line(page, (x, 0), (x - tilt, 399), 1, 2)
+    left = cleaned((page > 0) | digit)
+    assert (left & digit).sum() > 0.97 * digit.sum()
+    assert (left & ~digit).sum() < 0.3 * ((page > 0) & ~digit).sum()
+
+
+@pytest.mark.parametrize("digit", [1, 4, 7])
+def test_a_digit_as_large_as_the_picture_is_no_ruling(digit):
+    drawn = stroke(mask(600, 600), digit, left=60, top=40, size=520, pen=3, ink=1) > 0
+    np.testing.assert_array_equal(cleaned(drawn), drawn)
+
+
+@pytest.mark.parametrize("tilt", [0, 12, 25], ids="{} degrees".format)
+def test_squared_paper_goes_however_it_lies(tilt):
+    digit = stroke(mask(), 2, left=200, top=80, size=220, pen=14, ink=1) > 0
+    paper = np.zeros((1200, 1200), np.uint8)
+    paper[::50] = paper[1::50] = paper[:, ::50] = paper[:, 1::50] = 1
+    turn = cv2.getRotationMatrix2D((600, 600), tilt, 1)
+    printed = cv2.warpAffine(paper * 255, turn, (1200, 1200))[400:800, 300:900] > 100
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+@pytest.mark.parametrize("right", [330, 700], ids=["whole", "cut by the rim"])
+def test_a_box_that_the_digit_touches_goes(right):
+    digit = stroke(mask(), 2, left=200, top=100, size=150, pen=8, ink=1) > 0
+    printed = cv2.rectangle(mask(), (205, 70), (right, 240), 1, 3) > 0
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+def test_a_bar_in_line_with_ruling_stays():
+    digit = stroke(mask(), 7, left=200, top=100, size=200, pen=12, ink=1) > 0
+    printed = cv2.line(mask(), (500, 100), (599, 100), 1, 2) > 0
+    left = cleaned(printed | digit)
+    assert (left & digit).sum() > 0.97 * digit.sum()
