@@ -1,5 +1,6 @@
 """From the bytes of a picture file to its colours, upright and no larger than is needed to read digits."""
 
+import functools
 import importlib
 import io
 import struct
@@ -74,12 +75,15 @@ def decode(data: bytes, *, side: int) -> Picture:
             return _upright(file, side)
     except UnidentifiedImageError as error:
         raise PictureError("no picture that can be read; PNG, JPEG, WebP, BMP, TIFF or GIF is expected") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"so many pixels that they are not counted; at most {MAX_PIXELS:,} are read") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         if isinstance(error, PictureError):
             raise
         raise PictureError(f"cannot be read as a picture: {error}") from error
 
 
+@functools.cache
 def _formats() -> tuple[str, ...]:
     """FORMATS, and the format of phones where Pillow's plug-in for it is installed."""
     try:

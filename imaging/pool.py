@@ -98,7 +98,11 @@ class Pool:
                 retry_after_s=self._under_way * self._mean_s / self._workers,
             )
         self._under_way += len(pictures)
-        readings = [asyncio.ensure_future(self._read(index, each, many)) for index, each in enumerate(pictures)]
+        # Which one it was need only be said where there are several.
+        names = [f"picture {index}: " for index in range(len(pictures))] if len(pictures) > 1 else [""]
+        readings = [
+            asyncio.ensure_future(self._read(name, each, many)) for name, each in zip(names, pictures, strict=False)
+        ]
         try:
             return await asyncio.gather(*readings)
         finally:
@@ -115,7 +119,7 @@ class Pool:
         await asyncio.gather(*self._readings, *(worker.kill() for worker in self._idle), return_exceptions=True)
         self._idle.clear()
 
-    async def _read(self, index: int, picture: bytes, many: bool) -> tuple[Digit, ...]:
+    async def _read(self, name: str, picture: bytes, many: bool) -> tuple[Digit, ...]:
         await self._turns.acquire()
         # The turn lasts until the worker is done, whoever has left by then: it cannot be stopped half-way.
         reading = asyncio.ensure_future(self._take_turn(picture, many))
@@ -124,7 +128,7 @@ class Pool:
         try:
             return await asyncio.shield(reading)
         except PictureError as error:
-            raise PictureError(f"picture {index}: {error}") from error
+            raise PictureError(f"{name}{error}") from error
         except asyncio.CancelledError:
             if self._closed:
                 raise WorkerLost("the pool was closed") from None

@@ -145,9 +145,9 @@ def test_what_is_no_request_is_refused_by_the_client(pictures: Any, top_k: int) 
     ("pictures", "reason"),
     [
         ([one(), b"a letter"], "picture 1: no picture that can be read"),
-        ([b""], "picture 0: "),
-        ([NOISE[:1500]], "picture 0: cannot be read"),
-        ([claims(50_000, 50_000)], "picture 0: .*2500000000 pixels|50000 x 50000 pixels"),
+        ([b""], "it is empty"),
+        ([NOISE[:1500]], "cannot be read"),
+        ([claims(50_000, 50_000)], "so many pixels"),
         ([one()] * 17, "encoded_images holds 17 pictures; at most 16 are accepted in one request"),
         ([one(), bytes(3001)], "picture 1 holds 3001 bytes; at most 3000 are accepted; scale it down"),
     ],
@@ -174,7 +174,7 @@ async def test_pixels_and_pictures_in_one_request_are_refused(serving: Serving) 
 
 async def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_read(serving: Serving, slow: bytes) -> None:
     async with serving(FakeEngine(), max_picture_s=0.02) as server, AsyncDigitClient(server.address) as client:
-        with pytest.raises(InvalidImages, match=r"picture 0: was not read within 0\.02 s; scale it down"):
+        with pytest.raises(InvalidImages, match=r"was not read within 0\.02 s; scale it down"):
             await client.classify_pictures([slow], timeout_s=30)
         assert len((await client.classify_pictures([one()], timeout_s=30)).predictions) == 1
 
@@ -187,7 +187,7 @@ async def test_in_a_stream_a_bad_picture_is_refused_in_its_place(serving: Servin
         answers = [each async for each in stream]
     assert [each.WhichOneof("result") for each in answers] == ["response", "response", "refusal", "response"]
     assert answers[2].refusal.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert answers[2].refusal.message.startswith("picture 0: no picture")
+    assert answers[2].refusal.message.startswith("no picture")
 
 
 async def test_too_many_pictures_are_refused_at_once_and_told_when_to_come_back(serving: Serving) -> None:
