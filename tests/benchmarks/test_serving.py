@@ -68,4 +68,5 @@ def _names() -> list[str]:
         name = f"{network}, {images} a request"
         names += [f"{name}, Poisson, {figure}" for figure in ("p99 ms", "p99 in engine calls")]
         names += [f"{name}, Poisson, images of the average engine call", f"{name}, overload, share of capacity"]
+        names += [f"{name}, overload, few pending, share of capacity"]
     return [*names, "resident MB after 10,000 images", "resident memory, growth"]

@@ -270,7 +270,7 @@ def test_a_name_of_any_length_comes_back_cut(ask, address):
 
 
 def test_a_deadline_that_cannot_be_met_times_out(ask, address):
-    with pytest.raises(TimedOut, match="DEADLINE_EXCEEDED: no answer in time") as caught:
+    with pytest.raises(TimedOut, match="DEADLINE_EXCEEDED: ") as caught:
         ask("classify", address, np.zeros((1024, 28, 28), np.uint8), timeout_s=1e-3)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
