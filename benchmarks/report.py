@@ -204,10 +204,8 @@ def update(readme: str) -> str:
         "accuracy": accuracy_table(load(path.name) for path in results.glob("accuracy-*.json")),
         "export": export_table(load("export.json")),
         "training": training_table(load("training.json")),
+        "robustness": robustness_table(load("robustness.json")),
     }
-    # Measured once whole pictures are read; from then on the README must have a place for it.
-    if (results / "robustness.json").exists():
-        tables["robustness"] = robustness_table(load("robustness.json"))
     for name, table in tables.items():
         start, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, found, after = readme.partition(start)
