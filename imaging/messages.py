@@ -1,4 +1,4 @@
-"""What a pool and its workers tell each other, over pipes: a head of fixed size, then a body.
+"""What a pool and its workers tell each other: a head of fixed size, then a body.
 
 A worker has read what strangers sent, so that what it says is checked like theirs.
 """

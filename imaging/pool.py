@@ -11,10 +11,11 @@ replaced when it takes too long or dies.
 import asyncio
 import math
 import os
+import socket
 import struct
+import subprocess
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self, TypeAlias
@@ -185,13 +186,14 @@ class Pool:
 
 
 class _Worker:
-    """One process, and the pipes to it."""
+    """One process, and the line to it."""
 
-    def __init__(self, process: Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", replies: asyncio.StreamReader, requests: asyncio.StreamWriter
+    ) -> None:
         self._process = process
-        self._requests, self._replies = process.stdin, process.stdout
+        self._replies = replies
+        self._requests = requests
 
     @classmethod
     async def start(cls, max_picture_s: float) -> Self:
@@ -201,17 +203,15 @@ class _Worker:
             ModuleNotFoundError: What it needs is not installed.
             WorkerLost: It cannot be started.
         """
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ONE_THREAD
         words = [sys.executable, "-m", "imaging.worker", str(math.ceil(max_picture_s) + 1)]
+        ours, theirs = socket.socketpair()
         try:
-            # Ctrl-C would reach every process of a terminal's session; and with what libraries print of pictures,
-            # callers could fill the disk.
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True
-            )
+            with theirs:
+                process = _spawn(words, theirs.fileno())
         except OSError as error:
+            ours.close()
             raise WorkerLost(f"no process can be started to read pictures: {error.strerror}") from error
-        worker = cls(process)
+        worker = cls(process, *await asyncio.open_unix_connection(sock=ours))
         try:
             async with asyncio.timeout(_START_S):
                 kind, body = await worker._receive()
@@ -230,7 +230,7 @@ class _Worker:
     @property
     def is_alive(self) -> bool:
         """Whether it is not known to have ended."""
-        return self._process.returncode is None
+        return self._process.poll() is None
 
     async def read(self, picture: bytes, many: bool) -> tuple[Digit, ...]:
         """The digits in a picture.
@@ -239,9 +239,10 @@ class _Worker:
             PictureError: There are none to be had.
             WorkerLost: The process has ended, or failed.
         """
-        with suppress(OSError):  # it has ended: it will not reply
-            self._requests.writelines((REQUEST.pack(len(picture), many), picture))
-            await self._requests.drain()
+        if not self._requests.is_closing():  # else it has ended: it will not reply
+            with suppress(OSError):  # likewise
+                self._requests.writelines((REQUEST.pack(len(picture), many), picture))
+                await self._requests.drain()
         kind, body = await self._receive()
         if kind == REFUSED:
             raise PictureError(body.decode(errors="replace"))
@@ -256,10 +257,9 @@ class _Worker:
 
     async def kill(self) -> None:
         """End it."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()
         self._requests.close()
-        await self._process.wait()
+        await self._ended()
 
     async def _receive(self) -> tuple[int, bytes]:
         try:
@@ -268,5 +268,23 @@ class _Worker:
                 raise WorkerLost(f"a process that reads pictures sent {size} bytes")
             return kind, await self._replies.readexactly(size)
         except (asyncio.IncompleteReadError, OSError):
-            status = await self._process.wait()
+            status = await self._ended()
             raise WorkerLost(f"a process that reads pictures ended with status {status}") from None
+
+    async def _ended(self) -> int:
+        """Wait until it has; its exit status."""
+        return await asyncio.to_thread(self._process.wait)
+
+
+def _spawn(words: list[str], line: int) -> "subprocess.Popen[bytes]":
+    """Start a program with a line for its input and output, in a millisecond.
+
+    Not by asyncio, for which uvloop makes a plain fork: that runs gRPC's fork handlers in the child, where they may
+    wait for ever for a lock of a thread that is not there.
+    """
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ONE_THREAD
+    # Ctrl-C would reach every process of a terminal's session; and with what libraries print of pictures, callers could
+    # fill the disk.
+    return subprocess.Popen(
+        words, stdin=line, stdout=line, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    )

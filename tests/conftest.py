@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def run_module(module: str, *arguments: object, timeout_s: float = 110) -> str:
     )
     assert done.returncode == 0, f"python -m {module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a test that fails, show the ends of the logs that its servers have left in its folder."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in folder.rglob("*log"):
+            if log.is_file():
+                report.sections.append((f"end of {log.name}", log.read_text(errors="replace")[-3000:]))
+    return report
 
 
 @pytest.fixture(scope="session")

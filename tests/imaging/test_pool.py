@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -254,3 +256,29 @@ async def test_whoever_ends_all_processes_of_a_server_lets_it_have_what_it_still
         process.send_signal(signal.SIGTERM)
         assert len(await pool.read([picture()])) == 1
         assert pool.processes() == [process]
+
+
+def test_a_process_is_started_without_a_plain_fork() -> None:
+    """Else handlers of libraries with threads run in the child; gRPC's may wait there for a lock that nobody holds."""
+    program = """if True:
+        import ctypes, os, uvloop
+        from imaging.pool import Pool
+
+        forks = []
+        handler = ctypes.CFUNCTYPE(None)(lambda: forks.append("fork"))
+        assert ctypes.CDLL(None).__register_atfork(handler, None, None, None) == 0
+        if os.fork() == 0:
+            os._exit(0)
+        assert forks.pop() == "fork"
+
+        async def main():
+            pool = Pool(workers=1, max_pictures=1, max_picture_s=20.0)
+            assert len(await pool.read([bytes.fromhex("PICTURE")])) == 1
+            await pool.close()
+
+        uvloop.run(main())
+        assert not forks
+    """
+    run = [sys.executable, "-c", program.replace("PICTURE", picture().hex())]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
