@@ -124,8 +124,10 @@ def dropout_cnn() -> Recipe:
 def four_conv() -> Recipe:
     """Four unpadded convolutions, no regularisation.
 
-    Published: SGD at 0.01 with momentum 0.9 and "a scheduler". Chosen: the scheduler (x 0.7 after
-    each epoch), batches of 64, 12 epochs, a tenth of the images for validation.
+    Published: SGD at 0.01 with momentum 0.9, "a scheduler", and images "preprocessed as required".
+    Chosen: the scheduler (x 0.7 after each epoch), batches of 64, 12 epochs, a tenth of the images
+    for validation; as preprocessing the crops and rotations that are published with one_by_one,
+    without which the mean of three seeds is 99.14 %.
     """
     return Recipe(
         architecture="four_conv",
@@ -137,6 +139,7 @@ def four_conv() -> Recipe:
         schedule="step",
         step_epochs=1,
         step_factor=0.7,
+        augmentation=Augmentation(rotation_degrees=15, crop_probability=0.1),
     )
 
 
