@@ -24,18 +24,19 @@ class Prediction:
         digit: The most probable digit.
         probabilities: float32 [10], in digit order.
         top: The `top_k` most probable digits, most probable first; empty when none were asked for.
+        warnings: What is doubtful about it, in the words of digits.proto; empty when nothing is. Of pixels at most
+            "low_confidence", where the probability is below `protos.digits.v1.LOW_CONFIDENCE`.
         image: For `classify_pictures`, as what follows: index of the picture that the digit is in.
         box: What was cut out of the picture.
-        warnings: What is doubtful about it, in the words of `imaging.Warning`; empty when nothing is.
         pixels: uint8 [28, 28], what the model was given, if that was asked for.
     """
 
     digit: int
     probabilities: npt.NDArray[np.float32]
     top: tuple[Candidate, ...]
+    warnings: tuple[str, ...] = ()
     image: int = 0
     box: Box | None = None
-    warnings: tuple[str, ...] = ()
     pixels: npt.NDArray[np.uint8] | None = None
 
     @property

@@ -23,6 +23,7 @@ from clients.answers import Prediction
 from clients.calls import DEFAULT_TIMEOUT_S
 from clients.client import DigitClient
 from clients.errors import DigitError, ServerBusy, ServerError, ServerUnavailable, TimedOut
+from clients.lines import lines
 
 if TYPE_CHECKING:
     from imaging.digit import Digit
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 # What is called a picture in a folder, where other files are passed over.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
-
-# No answer for a probability below this is without doubt.
-LOW_CONFIDENCE = 0.6
 
 # Pictures in work at a time: OpenCV and Pillow leave Python's lock, and requests wait for the server.
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
@@ -96,6 +94,11 @@ class Answer:
     predictions: tuple[Prediction, ...] = ()
     error: str = ""
     failure: DigitError | None = None
+
+    @property
+    def lines(self) -> list[int]:
+        """The line that each digit stands in."""
+        return lines(digit.box for digit in self.reading.digits) if self.reading else []
 
 
 def classify(options: Options) -> bool:
@@ -229,8 +232,7 @@ def _predictions(
 
 def _warnings(digit: "Digit", prediction: Prediction) -> list[str]:
     """The picture's, and the answer's own."""
-    doubtful = prediction.probability < LOW_CONFIDENCE
-    return [*map(str, digit.warnings), *(["low_confidence"] if doubtful else [])]
+    return [*map(str, digit.warnings), *prediction.warnings]
 
 
 def _document(answer: Answer) -> dict[str, Any]:
@@ -240,6 +242,7 @@ def _document(answer: Answer) -> dict[str, Any]:
         "path": str(answer.path),
         "digits": [
             {
+                "line": line,
                 "digit": prediction.digit,
                 "probability": round(prediction.probability, 6),
                 "candidates": [
@@ -248,7 +251,7 @@ def _document(answer: Answer) -> dict[str, Any]:
                 "box": dataclasses.asdict(digit.box),
                 "warnings": _warnings(digit, prediction),
             }
-            for digit, prediction in zip(answer.reading.digits, answer.predictions, strict=True)
+            for line, digit, prediction in zip(answer.lines, answer.reading.digits, answer.predictions, strict=True)
         ],
     }
 
@@ -292,13 +295,15 @@ class _Table:
         assert answer.reading
         if not answer.predictions:
             return "no digit found"
-        digits = "".join(str(each.digit) for each in answer.predictions)
+        written: dict[int, str] = {}
+        for line, prediction in zip(answer.lines, answer.predictions, strict=True):
+            written[line] = written.get(line, "") + str(prediction.digit)
         least = min(each.probability for each in answer.predictions)
         pairs = zip(answer.reading.digits, answer.predictions, strict=True)
         counts = collections.Counter(warning for pair in pairs for warning in _warnings(*pair))
-        return f"{digits}  {least:.2%}  " + ", ".join(f"{count} {name}" for name, count in counts.items()).replace(
-            "_", " "
-        )
+        return f"{' / '.join(written.values())}  {least:.2%}  " + ", ".join(
+            f"{count} {name}" for name, count in counts.items()
+        ).replace("_", " ")
 
 
 def _draw(answer: Answer, options: Options) -> str:

@@ -16,7 +16,7 @@ from clients.calls import Call
 from clients.coalesce import IMAGE_BYTES, Kind, Part
 from clients.errors import DigitError, InvalidImages
 from imaging import Box
-from protos.digits.v1 import digits_pb2
+from protos.digits.v1 import digits_pb2, doubts
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -161,13 +161,15 @@ def from_model(model: digits_pb2.Model) -> ModelInfo:
 
 
 def _prediction(message: digits_pb2.Prediction) -> Prediction:
+    probabilities = np.array(message.probabilities, np.float32)
     return Prediction(
         digit=message.digit,
-        probabilities=np.array(message.probabilities, np.float32),
+        probabilities=probabilities,
         top=tuple(Candidate(digit=each.digit, probability=each.probability) for each in message.top),
         image=message.image,
         box=_box(message.box) if message.HasField("box") else None,
-        warnings=tuple(message.warnings),
+        # Of pictures the server has said it with the rest.
+        warnings=tuple(message.warnings) if message.HasField("box") else doubts(float(probabilities[message.digit])),
         pixels=np.frombuffer(message.pixels, np.uint8).reshape(28, 28) if message.pixels else None,
     )
 

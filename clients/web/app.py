@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from clients.aio import AsyncDigitClient
 from clients.answers import Classification
+from clients.lines import lines
 from clients.web.errors import HANDLERS
 from clients.web.load import LoadReader
 from clients.web.security import SameOrigin
@@ -118,13 +119,16 @@ def _document(digits: tuple[Digit, ...], answer: Classification | None) -> dict[
     return {
         "digits": [
             {
+                "line": line,
                 "digit": prediction.digit,
                 "probabilities": prediction.probabilities.tolist(),
                 "pixels": base64.b64encode(digit.pixels.tobytes()).decode(),
                 "box": dataclasses.asdict(digit.box),
-                "warnings": digit.warnings,
+                "warnings": [*digit.warnings, *prediction.warnings],
             }
-            for digit, prediction in zip(digits, answer.predictions, strict=True)
+            for line, digit, prediction in zip(
+                lines(digit.box for digit in digits), digits, answer.predictions, strict=True
+            )
         ],
         "model": answer.model,
         "version": answer.version,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from protos.digits.v1 import digits_pb2
+from protos.digits.v1 import digits_pb2, doubts
 from serve.batcher import Answer
 from serve.engines import CLASSES, IMAGE_BYTES, IMAGE_SHAPE, Pixels
 from serve.errors import InvalidRequest
@@ -118,7 +118,7 @@ def write_found(
         box = digit.box
         prediction.image = image
         prediction.box.CopyFrom(digits_pb2.Box(left=box.left, top=box.top, width=box.width, height=box.height))
-        prediction.warnings.extend(digit.warnings)
+        prediction.warnings.extend((*digit.warnings, *doubts(prediction.probabilities[prediction.digit])))
         if return_pixels:
             prediction.pixels = digit.pixels.tobytes()
     return response.SerializeToString()

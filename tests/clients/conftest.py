@@ -79,6 +79,7 @@ class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
         self.calls: list[Call] = []
         self.statuses: list[grpc.StatusCode] = []
         self.pushback_ms: int | None = None
+        self.probabilities = [0.0] * 9 + [1.0]
         self.hold = threading.Event()
         self.hold.set()
         self.health = health.HealthServicer()
@@ -97,8 +98,7 @@ class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", str(self.pushback_ms)),))
             context.abort(self.statuses.pop(0), "as told")
         images = len(request.pixels) // 784
-        row = [0.0] * 9 + [1.0]
-        predictions = [digits_pb2.Prediction(digit=9, probabilities=row)] * images
+        predictions = [digits_pb2.Prediction(digit=9, probabilities=self.probabilities)] * images
         return digits_pb2.ClassifyResponse(model="told", version="1", predictions=predictions)
 
     def GetModel(self, request, context):

@@ -67,7 +67,7 @@ def test_json_is_one_object_per_picture_errors_too(address, pictures, tmp_path):
     assert [each["path"] for each in answers] == [str(path) for path in pictures]
     for answer in answers:
         (digit,) = answer["digits"]
-        assert digit.keys() == {"digit", "probability", "candidates", "box", "warnings"}
+        assert digit.keys() == {"line", "digit", "probability", "candidates", "box", "warnings"}
         assert digit["candidates"][0] == {"digit": digit["digit"], "probability": digit["probability"]}
         assert 40 < digit["box"]["left"] < 80
     assert failed["error"].startswith("no picture that can be read")
@@ -113,6 +113,29 @@ def test_many_digits_of_a_picture_are_listed_from_the_left(address, tmp_path):
     assert lefts == sorted(lefts)
     status, out, _ = classify(tmp_path / "row.png", "--many", "--address", address)
     assert len(out.splitlines()[1].split()[1]) == len(CORNERS)
+
+
+def test_lines_of_digits_stay_lines(address, tmp_path):
+    picture = page(400, 500)
+    for left, top, digit in ((40, 60, 2), (150, 70, 4), (140, 250, 5), (260, 240, 7), (370, 250, 4)):
+        stroke(picture, digit, left=left, top=top, size=80, pen=6, ink=30)
+    (tmp_path / "page.png").write_bytes(encoded(picture))
+    _, out, _ = classify(tmp_path / "page.png", "--many", "--json", "--address", address)
+    assert [each["line"] for each in json.loads(out)["digits"]] == [0, 0, 1, 1, 1]
+    _, out, _ = classify(tmp_path / "page.png", "--many", "--address", address)
+    first, slash, second = out.splitlines()[1].split()[1:4]
+    assert (len(first), slash, len(second)) == (2, "/", 3)
+
+
+def test_an_answer_that_the_network_is_not_sure_of_comes_with_a_warning(obedient, pictures):
+    obedient.probabilities = [0.11] + [0.0] * 8 + [0.89]
+    _, out, _ = classify(pictures[0], "--address", obedient.address)
+    assert out.splitlines()[1].endswith("(low confidence)")
+    _, out, _ = classify(pictures[0], "--json", "--address", obedient.address)
+    assert json.loads(out)["digits"][0]["warnings"] == ["low_confidence"]
+    obedient.probabilities = [0.09] + [0.0] * 8 + [0.91]
+    _, out, _ = classify(pictures[0], "--address", obedient.address)
+    assert "confidence" not in out
 
 
 def test_figures_are_written_where_they_were_asked_for(address, pictures, tmp_path):

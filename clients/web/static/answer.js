@@ -7,14 +7,15 @@ const WARNINGS = {
   low_contrast: "The ink is pale; a darker pen or more light helps.",
   several_digits: "There seems to be more than one digit; try “Several digits”.",
   unlike_a_digit: "This does not look much like a digit.",
+  low_confidence: "The network is not sure of it.",
 };
 
 const warn = (word) => WARNINGS[word] ?? `Warning: ${word.replaceAll("_", " ")}.`;
 
 const byId = (id) => document.getElementById(id);
 
-// A box that begins higher than this share of the surface has no place for its label above it.
-const UPPERMOST = 0.1;
+// A label takes this share of the surface: it is above its box, else below, else within.
+const LABEL = 0.09;
 
 // A screen reader is told the answer once the pen has rested, not with every stroke.
 const REST_MS = 700;
@@ -48,7 +49,7 @@ export class AnswerView {
     }
     byId("seen").getContext("2d").clearRect(0, 0, 28, 28);
     for (const id of ["total", "reading", "queue", "compute", "batch"]) byId(id).textContent = "–";
-    clearTimeout(this.#timer);
+    this.announce("");
   }
 
   /** What is to be said besides the answer. */
@@ -82,16 +83,22 @@ export class AnswerView {
     byId("boxes").replaceChildren();
     byId("digits").replaceChildren();
     byId("digits").hidden = !digits.length;
+    const lines = byLine(digits).map((_, index, { length }) => {
+      const label = length > 1 ? `Line ${index + 1}` : null;
+      return element("div", { className: "line", role: label && "group", ariaLabel: label });
+    });
+    byId("digits").append(...lines);
     digits.forEach((each, index) => {
       const label = `${each.digit}, ${percent(each.probabilities[each.digit])}`;
       const button = element("button", { type: "button", ariaLabel: label }, `${each.digit}`);
       button.addEventListener("click", () => this.#select(digits, index));
-      byId("digits").append(button);
+      lines[each.line].append(button);
       const place = this.#place(each.box);
       if (!place) return;
       const box = element("div", {}, element("span", {}, `${each.digit}`));
       for (const [name, share] of Object.entries(place)) box.style[name] = `${100 * share}%`;
-      box.classList.toggle("uppermost", place.top < UPPERMOST);
+      const fitting = place.top > LABEL ? "above" : place.top + place.height < 1 - LABEL ? "below" : "within";
+      box.classList.add(fitting);
       byId("boxes").append(box);
     });
   }
@@ -99,7 +106,8 @@ export class AnswerView {
   #select(digits, index) {
     const { digit, probabilities, pixels, warnings } = digits[index];
     byId("digit").textContent = digit;
-    byId("certainty").textContent = `${percent(probabilities[digit])} certain`;
+    const which = digits.length > 1 ? `${digit}: ` : "";
+    byId("certainty").textContent = `${which}${percent(probabilities[digit])} certain`;
     this.note(warnings.map(warn).join(" "));
     this.#bars.forEach(({ row, share, number }, each) => {
       row.className = each === digit ? "best" : "";
@@ -107,21 +115,29 @@ export class AnswerView {
       number.textContent = percent(probabilities[each]);
     });
     drawPixels(byId("seen"), pixels);
-    for (const parent of ["digits", "boxes"])
-      [...byId(parent).children].forEach((child, each) => {
+    for (const parent of ["#digits button", "#boxes > div"])
+      document.querySelectorAll(parent).forEach((child, each) => {
         child.classList.toggle("selected", each === index);
-        if (parent === "digits") child.ariaPressed = each === index;
+        if (child.type === "button") child.ariaPressed = each === index;
       });
   }
+}
+
+/** The digits of each line. */
+function byLine(digits) {
+  const lines = [];
+  for (const each of digits) (lines[each.line] ??= []).push(each);
+  return lines;
 }
 
 function sentence(digits) {
   if (!digits.length) return "No digits found";
   const words = digits.flatMap((each) => each.warnings.map(warn));
   const [first] = digits;
+  const lines = byLine(digits).map((line) => line.map((each) => each.digit).join(" "));
   const answer =
     digits.length > 1
-      ? `${digits.length} digits: ${digits.map((each) => each.digit).join(" ")}`
+      ? `${digits.length} digits${lines.length > 1 ? ` in ${lines.length} lines` : ""}: ${lines.join(", ")}`
       : `${first.digit}, ${percent(first.probabilities[first.digit])} certain`;
   return [answer, ...new Set(words)].join(". ");
 }

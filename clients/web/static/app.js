@@ -119,9 +119,10 @@ byId("clear").addEventListener("click", () => pad.clear());
 byId("undo").addEventListener("click", () => pad.undo());
 byId("many").addEventListener("change", ({ target }) => {
   document.body.classList.toggle("many", target.checked);
-  pad.aspect = target.checked ? 2 : 1;
-  if (pad.state === "empty") return;
+  pad.aspect = target.checked ? 1.5 : 1;
   questions.cancel();
+  if (pad.state === "empty") return answers.clear();
+  answers.clear("Reading the picture…"); // the old answer is that of another question
   questions.request();
 });
 

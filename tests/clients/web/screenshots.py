@@ -1,11 +1,13 @@
 """`python -m tests.clients.web.screenshots`: take docs/page-*.png anew, with the committed network under some load."""
 
 import io
+import itertools
 import math
 import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +17,7 @@ from clients import DigitClient
 from serve.process import module_process, server_process
 from tests.clients.web.browser import launch
 from tests.clients.web.conftest import CHAMPION, ROOT
-from tests.clients.web.strokes import FOUR, THREE, TWO, draw
+from tests.clients.web.strokes import FOUR, LINES, THREE, TWO, Stroke, draw
 
 # Until the chart has something to show.
 LOAD_S = 50
@@ -24,10 +26,11 @@ DESKTOP = {"viewport": {"width": 1080, "height": 860}}
 PHONE = {"viewport": {"width": 375, "height": 800}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
 
-VIEWS = {
-    "light": (DESKTOP, THREE),
-    "dark": (DESKTOP | {"color_scheme": "dark"}, FOUR),
-    "phone": (PHONE, TWO),
+VIEWS: dict[str, tuple[dict[str, Any], tuple[Stroke, ...]]] = {
+    "light": (DESKTOP, (THREE,)),
+    "dark": (DESKTOP | {"color_scheme": "dark"}, (FOUR,)),
+    "phone": (PHONE, (TWO,)),
+    "lines": (DESKTOP, tuple(itertools.chain.from_iterable(LINES))),
 }
 
 
@@ -52,11 +55,14 @@ def main() -> None:
         )
         browser = stack.enter_context(launch())
         pages = {}
-        for name, (options, stroke) in VIEWS.items():
+        for name, (options, strokes) in VIEWS.items():
             pages[name] = browser.new_context(**options).new_page()
             pages[name].goto(web.address)
             expect(pages[name].locator("#status")).to_contain_text("champion")
-            draw(pages[name], stroke)
+            if len(strokes) > 1:
+                pages[name].get_by_role("switch", name="Several digits").check()
+            for stroke in strokes:
+                draw(pages[name], stroke)
         stop = threading.Event()
         callers = [threading.Thread(target=ask, args=(server.address, stop)) for _ in range(2)]
         for caller in callers:

@@ -20,6 +20,15 @@ FOUR: Stroke = (
 )
 SEVEN: Stroke = ((0.30, 0.25), (0.50, 0.24), (0.72, 0.25), (0.72, 0.25), (0.60, 0.50), (0.45, 0.80))
 
+# What fills the wide pad: two lines of digits.
+LINES: tuple[tuple[Stroke, ...], ...] = tuple(
+    tuple(
+        tuple((0.02 + 0.36 * column + 0.45 * x, 0.05 + 0.45 * row + 0.45 * y) for x, y in stroke)
+        for column, stroke in enumerate(line)
+    )
+    for row, line in enumerate(((THREE, SEVEN, FOUR), (TWO, FOUR, SEVEN, THREE)))
+)
+
 
 def draw(page: Page, stroke: Stroke, *, right: float = 0.0, hold: bool = False) -> None:
     """Draw with the mouse, moved to the right by a share of the pad's height; `hold` leaves the button down."""

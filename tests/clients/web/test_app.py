@@ -67,6 +67,13 @@ def test_a_picture_without_digits_is_answered_without_asking_the_server(page_wit
         assert ask(url, params={"many": 1}).json()["digits"] == []
 
 
+@pytest.mark.parametrize(("probability", "warnings"), [(0.89, ["low_confidence"]), (0.91, [])])
+def test_what_the_network_is_not_sure_of_is_warned_of(page_with, obedient, probability, warnings):
+    obedient.probabilities = [1 - probability] + [0.0] * 8 + [probability]
+    with page_with(read, obedient.address) as url:
+        assert [each["warnings"] for each in ask(url).json()["digits"]] == [warnings]
+
+
 def test_the_card_is_the_model_s(http, champion):
     with DigitClient(champion) as client:
         model = client.get_model()

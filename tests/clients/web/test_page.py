@@ -18,7 +18,7 @@ from clients.web.app import MAX_PICTURE_BYTES
 from serve.process import module_process
 from tests.clients.web.browser import launch
 from tests.clients.web.conftest import CHAMPION, EXAMPLES
-from tests.clients.web.strokes import SEVEN, THREE, draw
+from tests.clients.web.strokes import LINES, SEVEN, THREE, draw
 
 PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
@@ -229,6 +229,42 @@ def test_several_digits_have_boxes_and_are_read_from_left_to_right(page_with, ch
         digits.nth(1).click()
         expect(page.locator("#bars .best b")).to_have_text("7")
         expect(digits.nth(1)).to_have_attribute("aria-pressed", "true")
+
+
+def test_lines_of_digits_are_shown_and_said_as_lines(page):
+    page.get_by_role("switch", name="Several digits").check()
+    for line in LINES:
+        for stroke in line:
+            draw(page, stroke)
+    digits = page.get_by_role("group", name="Digits, line by line")
+    expect(digits.get_by_role("group", name="Line 1").get_by_role("button")).to_have_text(["3", "7", "4"])
+    expect(digits.get_by_role("group", name="Line 2").get_by_role("button")).to_have_text(["2", "4", "7", "3"])
+    expect(page.locator("#live")).to_contain_text("7 digits in 2 lines: 3 7 4, 2 4 7 3")
+    last = digits.get_by_role("button").last
+    last.click()
+    expect(last).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#boxes > .selected")).to_have_text("3")
+    expect(page.locator("#certainty")).to_contain_text("3: ")
+
+
+def test_the_answer_to_one_digit_goes_when_several_are_asked_for(page_with, champion, open_page):
+    proceed = threading.Event()
+
+    async def slow(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
+        if many:
+            await asyncio.to_thread(proceed.wait, 20)
+        return imaging.read(data, many=many)
+
+    with page_with(slow, champion) as at, open_page(at) as page:
+        draw(page, SEVEN)
+        expect_answer(page, 7)
+        expect(page.locator("#live")).to_contain_text("7, ")
+        page.get_by_role("switch", name="Several digits").check()
+        expect(page.locator("#certainty")).to_have_text("Reading the picture…")
+        expect(page.locator("#bars .best")).to_have_count(0)
+        expect(page.locator("#live")).to_be_empty()
+        proceed.set()
+        expect(page.get_by_role("group", name="Digits").get_by_role("button")).to_have_text(["7"])
 
 
 def test_a_picture_without_digits_is_said_to_have_none(page):
