@@ -12,6 +12,7 @@ from clients.answers import Candidate, Classification, ModelInfo, Prediction
 from clients.client import DigitClient
 from clients.errors import (
     AccessDenied,
+    ClientClosed,
     DigitError,
     InvalidImages,
     ModelNotFound,
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncDigitClient",
     "Candidate",
     "Classification",
+    "ClientClosed",
     "DigitClient",
     "DigitError",
     "InvalidImages",

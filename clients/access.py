@@ -79,7 +79,7 @@ def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Encryption and token, of every command line that calls a server."""
+    """Encryption and token, where the server asks for them."""
 
     tls_root: Path | None = None
     """PEM file with the certificates that vouch for the server; calls are encrypted if it is given."""

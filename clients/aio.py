@@ -51,7 +51,8 @@ class AsyncDigitClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight raise ServerError with code CANCELLED."""
+        """Close the connection. Calls in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
+        self._caller.close()
         await self._channel.close()
 
     async def classify(

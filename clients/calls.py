@@ -9,7 +9,7 @@ import grpc
 
 from clients import access
 from clients.channel import Address
-from clients.errors import DigitError, InvalidImages, from_status
+from clients.errors import ClientClosed, DigitError, InvalidImages, from_status
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -53,12 +53,22 @@ class Caller:
         self._address = address if isinstance(address, str) else ",".join(address)
         self._timeout_s = timeout_s
         self._metadata = access.metadata(token)
+        self._closed = False
+
+    def close(self) -> None:
+        """Make no more calls."""
+        self._closed = True
+
+    def closed(self) -> ClientClosed:
+        """What a call raises from then on."""
+        return ClientClosed(f"{self._address}: this client was closed; make a new one")
 
     def call(self, timeout_s: float | None) -> Call:
         """A call that begins now.
 
         Raises:
             InvalidImages: `timeout_s` is no time that can pass: every call has a deadline.
+            ClientClosed: There are no more calls.
         """
         if timeout_s is None:
             timeout_s = self._timeout_s
@@ -67,7 +77,13 @@ class Caller:
         return self.until(time.monotonic() + timeout_s)
 
     def until(self, deadline: float) -> Call:
-        """A call with a deadline by the monotonic clock."""
+        """A call with a deadline by the monotonic clock.
+
+        Raises:
+            ClientClosed: There are no more calls.
+        """
+        if self._closed:
+            raise self.closed()
         request_id = secrets.token_hex(8)
         metadata = (*self._metadata, ("x-request-id", request_id))
         return Call(address=self._address, deadline=deadline, request_id=request_id, metadata=metadata)

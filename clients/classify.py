@@ -1,11 +1,14 @@
 """`python -m clients.classify PATH…`: print the digits in pictures.
 
-Files, folders with all that is below them, and `-` for standard input. Answers are printed as they come, in the order
-of the pictures; a picture that cannot be read costs a line on standard error, and the rest goes on.
+Files, folders with all that is below them, and `-` for standard input. Folders are read by name, but one of more than
+ten thousand entries in the order in which the file system has it: nothing waits until it is listed. Answers are printed
+as they come, in the order of the pictures; a picture that cannot be read costs a line on standard error, and the rest
+goes on.
 """
 
 import collections
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 # What is called a picture in a folder, where other files are passed over.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
 
+# Entries of a folder that are read by name; more would have to be listed before the first can be answered.
+MOST_SORTED = 10_000
+
 # Pictures in work at a time: OpenCV and Pillow leave Python's lock, and requests wait for the server.
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
 _AHEAD = 4 * _THREADS
@@ -49,7 +55,9 @@ STDIN = Path("-")
 class Options:
     """The fields' docstrings are the command line's help."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="pictures")]
+    paths: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE ...", help_behavior_hint="(required)")
+    ]
     """Picture files of any size, folders of them, or - for standard input. Paper or blackboard, photograph or drawing:
     what is ink is found out."""
 
@@ -133,7 +141,7 @@ def classify(options: Options) -> bool:
 
 
 def find(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files that are named, and the pictures below the folders, as they are met; no folder is listed whole."""
+    """The files that are named, and the pictures below the folders, by name; no large folder is listed whole."""
     for path in paths:
         if path.is_dir():
             yield from _below(path)
@@ -144,7 +152,10 @@ def find(paths: Iterable[Path]) -> Iterator[Path]:
 def _below(folder: Path) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
+            first = list(itertools.islice(entries, MOST_SORTED + 1))
+            if len(first) <= MOST_SORTED:
+                first.sort(key=lambda entry: entry.name)
+            for entry in itertools.chain(first, entries):
                 if entry.is_dir(follow_symlinks=False):
                     yield from _below(Path(entry.path))
                 elif entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES:
@@ -337,7 +348,9 @@ def _target(out: Path, path: Path, options: Options) -> Path:
 
 def main() -> int:
     """Exit status: 0 when every picture was answered, 1 when some could not be, or no server answered."""
-    options = tyro.cli(Options, prog="python -m clients.classify", description=__doc__)
+    options = tyro.cli(
+        Options, prog="python -m clients.classify", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     if not options.paths:
         print("error: no pictures were named; name at least one file or folder", file=sys.stderr)
         return 1

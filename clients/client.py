@@ -66,7 +66,8 @@ class DigitClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight raise ServerError with code CANCELLED."""
+        """Close the connection. Calls in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
+        self._caller.close()
         self._channel.close()
 
     def classify(
@@ -245,5 +246,7 @@ class DigitClient:
     ) -> wire.Response:
         try:
             return method(request, timeout=call.timeout_s, metadata=call.metadata)
+        except ValueError as error:  # another thread has closed the channel since
+            raise self._caller.closed() from error
         except grpc.RpcError as error:
             raise call.error(error.code(), error.details()) from error

@@ -3,6 +3,7 @@
 DigitError
 ├── InvalidImages       the images, or another argument, break the contract; do not retry
 ├── ModelNotFound       the server has no such model or version; do not retry
+├── ClientClosed        the client was used after it was closed
 ├── AccessDenied        the server asks for a token, or for another one; do not retry
 ├── ServerBusy          the server's queue is full, retries included; try later or elsewhere
 ├── TimedOut            no answer within the deadline
@@ -10,6 +11,8 @@ DigitError
 ├── ProtocolMismatch    what answers is no digit server, or encryption is not what both ends expect; do not retry
 └── ServerError         the server failed on this call
 """
+
+import re
 
 import grpc
 
@@ -34,6 +37,10 @@ class InvalidImages(DigitError):
 
 class ModelNotFound(DigitError):
     """The server has no such model or version."""
+
+
+class ClientClosed(DigitError):
+    """The client was used after it was closed."""
 
 
 class AccessDenied(DigitError):
@@ -68,6 +75,11 @@ _CLASSES: dict[grpc.StatusCode, type[DigitError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
 }
+
+_REFUSED = "Connection refused"
+
+# Of the addresses that a name stands for, such as 127.0.0.1 and ::1, gRPC tells one failure only.
+_BY_NAME = " If it is, does it encrypt as this client does? Called by its IP address it says more"
 
 # What gRPC has no status of its own for: the status that it uses, words of its message, what that means, what to do.
 _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
@@ -115,7 +127,7 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
     ),
     (
         grpc.StatusCode.UNAVAILABLE,
-        "Connection refused",
+        _REFUSED,
         ServerUnavailable,
         "nothing listens there; is the server running, and on this port?",
     ),
@@ -123,7 +135,8 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
         grpc.StatusCode.UNAVAILABLE,
         "last error: UNAVAILABLE: ",
         ServerUnavailable,
-        "the server hangs up at once; if it encrypts, TLS files are needed",
+        "the server hangs up at once; if it encrypts, TLS files are needed, and a certificate of one's own if the server "
+        "asks for one",
     ),
 )
 
@@ -134,6 +147,8 @@ def from_status(address: str, code: grpc.StatusCode, details: str | None, reques
     kind = _CLASSES.get(code, ServerError)
     for status, words, finer, meaning in _FINER:
         if code is status and words in details:
+            if words == _REFUSED and not re.match(r"[\d\[]", address):
+                meaning += _BY_NAME
             kind, details = finer, f"{meaning} ({details})"
             break
     return kind(f"{address}: {code.name}: {details}", code=code, request_id=request_id)

@@ -75,7 +75,7 @@ class Target:
 class Options(Target):
     """Options of an export."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """Checkpoint written by `python -m train`, such as runs/compact/best.pt."""
 
     @property

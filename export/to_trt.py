@@ -46,7 +46,7 @@ _LARGEST_BATCH = 65536
 class Options(to_onnx.Target):
     """Options of `to_onnx`, and those of the plan."""
 
-    checkpoint: Annotated[Path | None, tyro.conf.Positional] = None
+    checkpoint: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Checkpoint written by `python -m train`, such as runs/compact/best.pt."""
 
     bundle: Path | None = None

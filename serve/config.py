@@ -16,13 +16,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Configuration of one server. The fields' docstrings are the command line's help.
+    """What a server can be told, by flags, by DIGITS_SERVE_NAME in the environment, or by a line of the TOML file.
 
     Raises:
         StartupError: A value is out of range; the message names the field, the value and what is allowed.
     """
 
-    models: Annotated[Path, tyro.conf.Positional] = Path("pretrained/champion")
+    models: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")] = Path("pretrained/champion")
     """Directory made by `python -m export.to_onnx`, or a folder of such ones, NAME/VERSION each. Every file is checked
     against its digest before it is used."""
 

@@ -16,6 +16,11 @@ from serve.errors import StartupError
 
 VERSIONS = re.compile(r"latest|all|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
 
+_WHAT_TO_DO = (
+    "name one with `python -m serve BUNDLE`, such as pretrained/champion in this project's folder, "
+    "or make one with `python -m export.to_onnx best.pt`"
+)
+
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size and time of change of each file of a folder: another one as soon as anything in it changes."""
 
@@ -56,16 +61,14 @@ def scan(path: Path) -> dict[str, list[Source]]:
     except (FileNotFoundError, NotADirectoryError) as error:
         seen = "a file" if path.is_file() else "nothing"
         raise StartupError(
-            f"{path}: found {seen}, a bundle directory was expected, or a folder of them; "
-            "make a bundle with `python -m export.to_onnx best.pt`"
+            f"{path.absolute()}: found {seen}, a bundle directory was expected, or a folder of them; {_WHAT_TO_DO}"
         ) from error
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}; a bundle directory was expected; check the path") from error
     models = {name: sources for name, sources in found.items() if sources}
     if not models:
         raise StartupError(
-            f"{path}: found neither {MANIFEST_NAME} nor bundles in folders NAME/VERSION; "
-            "make a bundle with `python -m export.to_onnx best.pt`"
+            f"{path.absolute()}: found neither {MANIFEST_NAME} nor bundles in folders NAME/VERSION; {_WHAT_TO_DO}"
         )
     return models
 

@@ -46,7 +46,7 @@ _PROCESSES: set[subprocess.Popen[str]] = set()
 class Options:
     """Train one recipe with several seeds and write their accuracy to a file."""
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
     """Name of a recipe, see python -m train --help."""
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3

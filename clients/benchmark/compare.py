@@ -37,10 +37,10 @@ _SAME = ("protocol", "images", "streams", "arrivals", "processes")
 class Options:
     """The fields' docstrings are the command line's help."""
 
-    before: Annotated[Path, tyro.conf.Positional]
+    before: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BEFORE")]
     """What --json has written."""
 
-    after: Annotated[Path, tyro.conf.Positional]
+    after: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AFTER")]
     """The same, later."""
 
     exit_code: bool = False
@@ -150,7 +150,13 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def main(words: list[str]) -> int:
     """Exit status: 0 when compared; 1 when that is impossible; with --exit-code 3 when something has become worse."""
-    options = tyro.cli(Options, prog="python -m clients.benchmark compare", description=__doc__, args=words)
+    options = tyro.cli(
+        Options,
+        prog="python -m clients.benchmark compare",
+        description=__doc__,
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     before, after = document.load(options.before), document.load(options.after)
     comparisons = compare(before, after)
     rows = [

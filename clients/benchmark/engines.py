@@ -1,9 +1,7 @@
 """`python -m clients.benchmark engines BUNDLE`: what the engines take for a call, without a server around them.
 
-Timed is the very code that serves, so this one module of `clients` imports `serve.engines` and `bundle`, when it runs.
-With --checkpoint PyTorch is timed as well, operation by operation. A checkpoint holds weights, not the network's code,
-so that `train.checkpoint` is imported then, and needs an installation with `train`: an exported program would be one
-more artifact to keep in step with the network, for the sake of this comparison alone.
+Timed is the very code that serves. With --checkpoint PyTorch is timed as well, operation by operation, which needs the
+extra `train`.
 
 On a CPU every engine computes on one thread, as a server's engine does. Engines take turns in each of several rounds,
 because the speed of a machine drifts: what counts is the median of the rounds' medians, and how far apart they are.
@@ -37,7 +35,7 @@ Run = Callable[[npt.NDArray[np.uint8]], object]
 class Options:
     """The fields' docstrings are the command line's help."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """The bundle, such as pretrained/compact."""
 
     checkpoint: Path | None = None
@@ -130,6 +128,7 @@ def compare(options: Options) -> Result:
 
 def _open(options: Options, stack: contextlib.ExitStack) -> tuple[dict[str, tuple[Run, int | None]], dict[str, str]]:
     """The engines that can run here, with the largest number of images they take, and why the others cannot."""
+    # The one module of `clients` that imports what serves, since that is what it times.
     try:
         from bundle import Bundle, BundleError
         from serve.engines.selection import select

@@ -36,11 +36,11 @@ class Options:
     streams: int = 0
     """Send requests as messages on so many streams instead of as calls, 0 to 1024."""
 
-    concurrency: tuple[int, ...] = ()
+    concurrency: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")] = ()
     """Closed loop: numbers of requests under way at any time, one measurement each. Default: 1 8 64, unless there is a
     --rate or an --slo."""
 
-    rate: tuple[float, ...] = ()
+    rate: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PER_S ...", help_behavior_hint="")] = ()
     """Open loop: numbers of requests that are due in a second, whatever became of the others, one measurement each."""
 
     arrivals: Literal["poisson", "fixed"] = "poisson"

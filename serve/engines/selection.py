@@ -92,7 +92,9 @@ def select(bundle: Bundle, wanted: EngineName = "auto") -> Selection:
             if bundle.manifest.plans:
                 log.warning("the bundle's plans are not served: %s", gpu)
             return _fastest_on_cpu(bundle)
-        raise StartupError(f"--engine {wanted} needs an NVIDIA GPU: {gpu}; --engine onnxruntime serves on the CPU")
+        raise StartupError(
+            f"engine {wanted} needs an NVIDIA GPU: {gpu.rstrip('.')}; engine onnxruntime computes on the CPU"
+        )
     if wanted == "tensorrt":
         return _with_plan(bundle, gpu, unchecked=True)
     if wanted == "onnxruntime-cuda":

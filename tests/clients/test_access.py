@@ -9,7 +9,7 @@ import pytest
 import trustme
 from PIL import Image
 
-from clients import AccessDenied, AsyncDigitClient, DigitClient, DigitError, Tls
+from clients import AccessDenied, AsyncDigitClient, DigitClient, DigitError, ServerUnavailable, Tls
 from clients.access import AccessOptions
 from tests.clients.test_commands import run
 
@@ -65,6 +65,23 @@ def test_a_wrong_token_has_an_exception_of_its_own_and_is_not_tried_again(guarde
         pytest.raises(AccessDenied, match="authorization: Bearer TOKEN"),
     ):
         client.classify(images)
+
+
+def test_a_server_that_encrypts_is_told_from_one_that_is_not_there(guarded, files, images, free_address):
+    """By an address: of the several that a name stands for gRPC tells one failure only."""
+    port = guarded.split(":")[1]
+    for tls in (None, Tls(root=files / "root.crt")):
+        with DigitClient(guarded, tls=tls) as client, pytest.raises(ServerUnavailable, match="hangs up at once; if it"):
+            client.classify(images)
+    for address in (f"localhost:{port}", f"localhost:{free_address.split(':')[1]}"):
+        with (
+            DigitClient(address) as client,
+            pytest.raises(ServerUnavailable, match=r"does it encrypt as this client does\?|hangs up at once; if it"),
+        ):
+            client.classify(images)
+    with DigitClient(free_address) as client, pytest.raises(ServerUnavailable) as absent:
+        client.classify(images)
+    assert "encrypt" not in str(absent.value)
 
 
 def test_files_that_cannot_be_used_are_named(files):

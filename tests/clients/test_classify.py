@@ -84,6 +84,21 @@ def test_a_folder_is_searched_and_other_files_in_it_are_passed_over(address, pic
     assert found == {"2.PNG", "4.png", "5.png"}
 
 
+def test_a_folder_is_read_by_name_and_one_with_too_many_entries_as_the_disk_has_it(tmp_path, monkeypatch):
+    names = [f"{number}.png" for number in (7, 3, 10, 1)]
+    (tmp_path / "2").mkdir()
+    for folder in (tmp_path, tmp_path / "2"):
+        for name in names:
+            (folder / name).touch()
+    by_name = ["1.png", "10.png", "2/1.png", "2/10.png", "2/3.png", "2/7.png", "3.png", "7.png"]
+    assert [str(path.relative_to(tmp_path)) for path in find([tmp_path])] == by_name
+    monkeypatch.setattr("clients.classify.MOST_SORTED", 4)
+    entries = [entry.name for entry in os.scandir(tmp_path)]
+    found = [path.relative_to(tmp_path) for path in find([tmp_path])]
+    assert list(dict.fromkeys(path.parts[0] for path in found)) == entries
+    assert [str(path) for path in found if path.parts[0] == "2"] == by_name[2:6]
+
+
 def test_a_folder_is_read_as_it_is_walked(pictures, tmp_path, monkeypatch):
     listed = []
     scan = os.scandir

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from bundle import Bundle
 from clients import (
     AsyncDigitClient,
+    ClientClosed,
     DigitClient,
     DigitError,
     InvalidImages,
@@ -373,18 +375,44 @@ def test_every_call_has_a_deadline_and_its_own_comes_first(ask, obedient, method
 # Lifecycle
 
 
-def test_leaving_the_context_closes_the_client(obedient):
+def test_a_client_that_was_closed_says_so_to_every_call(obedient):
     with DigitClient(obedient.address) as client:
         client.get_model()
-    with pytest.raises(ValueError, match="closed"):
-        client.get_model()
+    for call in (
+        client.get_model,
+        client.wait_until_ready,
+        lambda: client.classify(ONE),
+        lambda: client.classify_pictures([b"a picture"]),
+        lambda: next(client.stream([ONE])),
+    ):
+        with pytest.raises(ClientClosed, match=f"{obedient.address}: this client was closed; make a new one"):
+            call()
+    assert len(obedient.calls) == 1
 
 
-async def test_leaving_the_context_closes_the_async_client(obedient):
+async def test_an_async_client_that_was_closed_says_so_to_every_call(obedient):
+    async def batches() -> AsyncIterator[np.ndarray]:
+        yield ONE
+
     async with AsyncDigitClient(obedient.address) as client:
         await client.get_model()
-    with pytest.raises(grpc.aio.UsageError, match="closed"):
-        await client.get_model()
+    for call in (
+        client.get_model(),
+        client.wait_until_ready(),
+        client.classify(ONE),
+        client.classify_pictures([b"a picture"]),
+        anext(client.stream(batches())),
+    ):
+        with pytest.raises(ClientClosed, match=f"{obedient.address}: this client was closed; make a new one"):
+            await call
+    assert len(obedient.calls) == 1
+
+
+def test_a_call_that_finds_the_channel_closed_by_another_thread_says_so_too(obedient):
+    client = DigitClient(obedient.address)
+    client._channel.close()
+    with pytest.raises(ClientClosed):
+        client.classify(ONE)
 
 
 def test_closing_ends_the_calls_that_are_under_way(obedient):

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,14 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("module", ["classify", "web", "benchmark"])
+def test_the_help_is_for_those_who_call_not_for_those_who_read_the_code(module):
+    done = run(module, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--tls-root" in done.stdout
+    assert "docstring" not in done.stdout
 
 
 def test_a_wrong_option_is_refused_with_a_message_and_no_traceback():

@@ -112,9 +112,17 @@ def test_a_stamp_changes_with_anything_in_the_folder(folders, change):
 
 
 def test_neither_bundle_nor_repository_is_an_error_that_says_what_is_there(folders):
-    with pytest.raises(StartupError, match=r"found neither manifest\.json nor bundles in folders NAME/VERSION; make"):
+    with pytest.raises(
+        StartupError, match=r"found neither manifest\.json nor bundles in folders NAME/VERSION; name one"
+    ):
         scan(folders("file", "folder/file"))
     with pytest.raises(StartupError, match="found a file, a bundle directory was expected"):
         scan(folders("file") / "file")
     with pytest.raises(StartupError, match="found nothing, a bundle directory was expected"):
         scan(folders() / "nowhere")
+
+
+def test_a_path_that_leads_nowhere_is_told_with_the_folder_in_which_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StartupError, match=f"{tmp_path}/pretrained/champion: found nothing.*`python -m serve BUNDLE`"):
+        scan(Path("pretrained/champion"))

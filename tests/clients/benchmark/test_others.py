@@ -29,7 +29,9 @@ def test_every_engine_that_can_run_is_timed_and_the_others_are_named(bundle, tmp
     for each in result["timings"]:
         assert 0 < each["lowest_ms"] <= each["median_ms"] <= each["highest_ms"]
         assert each["images_per_s"] == pytest.approx(1e3 * each["batch"] / each["median_ms"])
-    assert "onnxruntime-int8: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "onnxruntime-int8: " in out
+    assert "--engine" not in out, "a flag of another program"
 
 
 @pytest.mark.parametrize("scenario", ["SingleStream", "Server", "Offline"])

@@ -160,7 +160,7 @@ def test_limits_and_their_words_are_those_of_one_process(bundle: Path, tmp_path:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--engine", "tensorrt"), "--engine tensorrt needs an NVIDIA GPU"),
+        (("--engine", "tensorrt"), "engine tensorrt needs an NVIDIA GPU"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
     ],
 )
