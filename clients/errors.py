@@ -135,8 +135,8 @@ _FINER: tuple[tuple[grpc.StatusCode, str, type[DigitError], str], ...] = (
         grpc.StatusCode.UNAVAILABLE,
         "last error: UNAVAILABLE: ",
         ServerUnavailable,
-        "the server hangs up at once; if it encrypts, TLS files are needed, and a certificate of one's own if the server "
-        "asks for one",
+        "the server hangs up at once; if it encrypts, TLS files are needed, and a certificate of one's own if it asks "
+        "for one",
     ),
 )
 

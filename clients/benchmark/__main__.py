@@ -65,7 +65,13 @@ def benchmark(words: list[str]) -> int:
         token=options.access.token(),
     )
     started = time.time()
-    findings = asyncio.run(measure.run(options, target, lambda line: print(line, file=sys.stderr, flush=True)))
+    findings, failure = measure.Findings(), None
+    try:
+        asyncio.run(measure.run(options, target, findings, lambda line: print(line, file=sys.stderr, flush=True)))
+    except DigitError as error:
+        if not findings.levels:
+            raise
+        failure = error  # of one measurement, after others that are worth showing
     found = document.Document(
         command=[*PROGRAM.split(), *words],
         options=_plain(dataclasses.asdict(options)),
@@ -86,6 +92,8 @@ def benchmark(words: list[str]) -> int:
         document.save(options.json, found)
     if options.plots is not None:
         plots.draw(found, options.plots)
+    if failure is not None:
+        raise failure
     if found.interrupted:
         return 130
     if options.searches:

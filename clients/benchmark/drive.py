@@ -30,6 +30,11 @@ _TOO_LATE = "its time was over before it could be sent; where the load generator
 # Open loop: so many requests whose deadlines have passed before they could be sent are counted at once.
 _HOPELESS = 64
 
+_OVERDUE = "DEADLINE_EXCEEDED"
+
+# A stream is given up that has not brought an answer for so many times a message's deadline.
+_STALLED = 2
+
 # A stream lives as long as what it carries, and each message has a deadline of its own.
 _STREAM_TIMEOUT_S = 86400.0
 
@@ -165,7 +170,10 @@ class _Exchange:
         self._unsent: asyncio.Queue[tuple[int, float] | None] = asyncio.Queue()
         self._sent: collections.deque[tuple[int, float, float]] = collections.deque()
         self._stopped = False
-        self._overdue = False
+        # The oldest of those sent that have been counted as overdue, but may still be answered.
+        self._overdue = 0
+        self._heard = 0.0
+        self._stalled = False
 
     def stop(self) -> None:
         """Send no more."""
@@ -189,8 +197,10 @@ class _Exchange:
             for _ in range(depth):
                 self._send_now()
             code, reason = await self._run_once(refill=depth > 0)
-            while self._sent:
-                self._recorder.fail(self._sent.popleft()[0], code, reason)
+            for number, _, _ in list(self._sent)[self._overdue :]:
+                self._recorder.fail(number, code, reason)
+            self._sent.clear()
+            self._overdue = 0
             # In the open loop what was not sent may still be, on the next stream; callers begin anew.
             while (depth or self._stopped) and not self._unsent.empty():
                 if message := self._unsent.get_nowait():
@@ -201,13 +211,13 @@ class _Exchange:
     async def _run_once(self, *, refill: bool) -> tuple[str, str | None]:
         """Open a stream; returns with which status it ended, and what was said."""
         call = self._method(timeout=_STREAM_TIMEOUT_S, metadata=self._load.metadata)
-        self._overdue = False
+        self._stalled = False
+        self._heard = self._loop.time()
         writer = asyncio.ensure_future(self._write(call))
-        timer = self._watch(call)
+        timer = self._watch(call, refill=refill)
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
-                self._take(message)
-                if refill and not self._stopped:
+                if self._take(message) and refill and not self._stopped:
                     self._send_now()
             return "STREAM_ENDED", None
         except grpc.aio.AioRpcError as error:
@@ -216,7 +226,7 @@ class _Exchange:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            return "DEADLINE_EXCEEDED" if self._overdue else "CANCELLED", None
+            return _OVERDUE if self._stalled else "CANCELLED", None
         finally:
             timer[0].cancel()
             writer.cancel()
@@ -236,28 +246,46 @@ class _Exchange:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream has ended, as its reader learns, too
 
-    def _take(self, message: bytes) -> None:
-        answered = self._loop.time()
+    def _take(self, message: bytes) -> bool:
+        """An answer has come; returns whether it was still waited for."""
+        answered = self._heard = self._loop.time()
         number, planned, sent = self._sent.popleft()
+        if self._overdue:
+            self._overdue -= 1
+            return False
         if code := calls.refusal(self._load.protocol, message):
             self._recorder.fail(number, code)
-            return
+            return True
         samples = self._recorder.samples()
         split = calls.split(self._load.protocol, message, streams=True) if samples else None
         self._recorder.answer(number, planned, sent, answered, split)
+        return True
 
-    def _watch(self, call: Any) -> list[asyncio.TimerHandle]:
-        """Ends the stream when a message is overdue; the list holds the timer, which is set anew when it rings."""
+    def _watch(self, call: Any, *, refill: bool) -> list[asyncio.TimerHandle]:
+        """Counts messages that are overdue; ends a stream that has stalled, or has nothing else left.
+
+        The list holds the timer, which is set anew when it rings.
+        """
+        timeout_s = self._load.timeout_s
 
         def look() -> None:
-            oldest = self._sent[0][1] if self._sent else self._loop.time()
-            if oldest + self._load.timeout_s <= self._loop.time():
-                self._overdue = True
+            now = self._loop.time()
+            # With anything overdue: an idle stream has nothing to bring.
+            silent = self._heard + _STALLED * timeout_s <= now and self._sent and self._sent[0][1] + timeout_s <= now
+            while not silent and self._overdue < len(self._sent) and self._sent[self._overdue][1] + timeout_s <= now:
+                self._recorder.fail(self._sent[self._overdue][0], _OVERDUE)
+                self._overdue += 1
+                if refill and not self._stopped:
+                    self._send_now()
+            all_overdue = self._overdue == len(self._sent)
+            if silent or (self._stopped and self._overdue and all_overdue):
+                self._stalled = True
                 call.cancel()
             else:
-                timer[0] = self._loop.call_at(oldest + self._load.timeout_s, look)
+                oldest = now if all_overdue else self._sent[self._overdue][1]
+                timer[0] = self._loop.call_at(oldest + timeout_s, look)
 
-        timer = [self._loop.call_later(self._load.timeout_s, look)]
+        timer = [self._loop.call_later(timeout_s, look)]
         return timer
 
 

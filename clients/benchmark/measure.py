@@ -83,18 +83,19 @@ class Findings:
     interrupted: bool = False
 
 
-async def run(options: Options, target: Target, tell: Callable[[str], None]) -> Findings:
+async def run(options: Options, target: Target, findings: Findings, tell: Callable[[str], None]) -> None:
     """Measures everything that was asked for. Ctrl-C ends it early; a second one at once.
 
     Args:
         options: What to measure.
         target: What to send.
+        findings: Takes what was measured, also where an exception ends it.
         tell: Says what is being done.
 
     Raises:
         DigitError: A process of its own has failed, or there are no metrics.
     """
-    findings, interrupt = Findings(), asyncio.Event()
+    interrupt = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, _interrupt, interrupt)
     try:
@@ -109,7 +110,6 @@ async def run(options: Options, target: Target, tell: Callable[[str], None]) -> 
     finally:
         loop.remove_signal_handler(signal.SIGINT)
     findings.interrupted = interrupt.is_set()
-    return findings
 
 
 def _interrupt(interrupt: asyncio.Event) -> None:

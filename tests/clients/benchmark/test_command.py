@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import psutil
 import pytest
 from PIL import Image
 
@@ -174,6 +175,26 @@ def test_ctrl_c_shows_what_was_measured_so_far_and_ends_with_130(address, tmp_pa
     assert (first.interrupted, second.interrupted) == (False, True)
     assert first.answered > 0
     assert "Interrupted: this is what was measured so far." in text
+
+
+def test_what_was_measured_before_a_process_died_is_shown_and_the_status_is_1(address, tmp_path):
+    levels = ("--concurrency", 1, 2, "--duration-s", 0.3, "--max-duration-s", 0.3, "--warmup-s", 0.1, "--floor-s", 0)
+    with subprocess.Popen(
+        words("--address", address, *levels, "--json", tmp_path / "a.json"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr.readline().startswith("1 caller:")
+        assert process.stderr.readline().startswith("2 callers:")
+        (worker,) = psutil.Process(process.pid).children()
+        worker.kill()
+        text, complaint = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert complaint.startswith("error: a process that drives the load has died")
+    assert [level.callers for level in document.load(tmp_path / "a.json").levels] == [1]
+    assert "1 caller" in text
 
 
 def test_a_benchmark_without_a_server_ends_before_it_measures_with_one_line(free_address):
