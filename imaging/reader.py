@@ -13,7 +13,7 @@ from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
 from imaging.evidence import WIDEST, evidence, with_holders
 from imaging.ink import Ink, inks
-from imaging.likeness import USUAL, likeness
+from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
 from imaging.normalise import normalise
 from imaging.ruling import without_ruling
@@ -260,7 +260,8 @@ def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candi
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:
     if candidate.contrast < _FAINT:
         warnings += (Warning.LOW_CONTRAST,)
-    if candidate.likeness < USUAL or candidate.region.width > WIDEST * candidate.region.height:
+    wide = candidate.region.width > WIDEST * candidate.region.height
+    if wide or candidate.likeness < USUAL or not is_drawn(candidate.pixels):
         warnings += (Warning.UNLIKE_A_DIGIT,)
     region, scale = candidate.region, picture.scale
     left, top = int(region.left * scale), int(region.top * scale)
