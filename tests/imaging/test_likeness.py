@@ -8,7 +8,7 @@ from tests.imaging.drawing import CORNERS, stroke
 
 
 def normalised(canvas: np.ndarray) -> np.ndarray:
-    return normalise(canvas.astype(np.float32) / 255, canvas > 100)
+    return normalise((canvas / 255).astype(np.float32), canvas > 100)
 
 
 def test_digits_are_like_digits() -> None:
