@@ -15,7 +15,7 @@ from imaging.evidence import WIDEST, evidence, with_holders
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
-from imaging.normalise import normalise
+from imaging.normalise import normalise, stroke_width
 from imaging.ruling import without_ruling
 from imaging.segment import Mask, Region
 from imaging.sheet import sheet
@@ -49,8 +49,15 @@ _REACH = 0.25
 # What is left of the evidence for what is found when the sheet that seems to be there is not heeded.
 _NO_SHEET = 0.6
 
+# Of the evidence for a part on the sheet: with as much for the whole, the sheet's edge is none.
+_UNCUT = 0.6
+
 # What is left of the evidence for a region without the fragments around it.
 _ALONE = 0.6
+
+# Of each other: contrasts and widths of strokes by one pen. Of a digit's size: how far apart its pieces may be.
+_SAME_PEN = 0.5
+_STREWN = 0.7
 
 # And for one together with neighbours that may be digits of their own.
 _WHOLE = 0.9
@@ -127,14 +134,30 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
         strokes = segment.strokes(ink)
         kept = segment.without_frames(without_ruling(strokes, ink.amount))
         heeded = paper is not None and ink.window is not None
-        ways.append(_way(ink, strokes, kept, many=many, share=_NO_SHEET if heeded else 1.0))
+        everywhere = _way(ink, strokes, kept, many=many, share=_NO_SHEET if heeded else 1.0)
+        ways.append(everywhere)
         if paper is not None and heeded:
-            ways.append(_way(ink, strokes, kept & paper, many=many, share=1.0))
+            on_it = _way(ink, strokes, kept & paper, many=many, share=1.0)
+            if not many and _runs_over(everywhere[-1], on_it[-1], paper):
+                ways[-1] = (everywhere[-1][0].score, *everywhere[1:])
+            else:
+                ways.append(on_it)
         if max(way[0] for way in ways) > _ENOUGH and not many:
             break
     _, ink, strokes, kept, found = max(ways, key=lambda way: way[0])
     digits = _all(picture, ink, found) if many else (_one(picture, found),)
     return Reading(picture=picture, ink=ink, strokes=strokes, kept=kept, candidates=tuple(found), digits=digits)
+
+
+def _runs_over(everywhere: Sequence[Candidate], on_it: Sequence[Candidate], paper: Mask) -> bool:
+    """Whether what seems to be a sheet's edge cuts the digit, and so is a shadow's."""
+    if not everywhere or not on_it or everywhere[0].score < _UNCUT * on_it[0].score:
+        return False
+    region = everywhere[0].region
+    margin = max(1, region.size // 20)
+    rows = slice(max(0, region.top - margin), region.bottom + margin)
+    columns = slice(max(0, region.left - margin), region.right + margin)
+    return 0.1 < float(paper[rows, columns][everywhere[0].mask].mean()) < 0.9
 
 
 def _way(
@@ -158,12 +181,14 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
         for part in parts if part.parts[0] in group.parts and part.size > 0.15 * group.size
     ]  # fmt: skip
     whole = [] if many else _whole(groups, parts, labels)
-    regions = [*groups, *whole, *alone[:_MAX_CANDIDATES]]
+    strewn = [] if many else _strewn(ink, groups, labels)
+    regions = [*groups, *strewn, *whole, *alone[:_MAX_CANDIDATES]]
     cuts_out = [_cut(ink, labels, each) for each in regions]
     likes = likeness([pixels for _, pixels, _ in cuts_out])
+    sure = len(groups) + len(strewn)
     scores = [
         evidence(ink, labels, region, own, contrast, float(like))
-        * (1 if index < len(groups) else _WHOLE if index < len(groups) + len(whole) else _ALONE)
+        * (1 if index < sure else _WHOLE if index < sure + len(whole) else _ALONE)
         for index, (region, (own, _, contrast), like) in enumerate(zip(regions, cuts_out, likes, strict=True))
     ]
     scores = with_holders(regions, scores, [contrast for _, _, contrast in cuts_out])
@@ -181,6 +206,30 @@ def _whole(groups: Sequence[Region], parts: Sequence[Region], labels: npt.NDArra
     small = max(labels.shape) <= segment.SMALL
     whole = segment.join(groups) if small else segment.around(groups[0], parts, labels, reach=_REACH)
     return [whole] if len(whole.parts) > len(groups[0].parts) else []
+
+
+def _strewn(ink: Ink, groups: Sequence[Region], labels: npt.NDArray[np.int32]) -> list[Region]:
+    """The largest strong group with others of the same pen around it: strokes of one digit that do not touch."""
+    height, width = labels.shape
+    free = [each for each in groups if each.left and each.top and each.right < width and each.bottom < height]
+    traits = [_pen(ink, labels, each) for each in free]
+    strong = _SAME_PEN * max((contrast for contrast, _ in traits), default=0.0)
+    able = [(each, trait) for each, trait in zip(free, traits, strict=True) if trait[0] > strong]
+    own: list[Region] = []
+    for each, trait in able:
+        first, pen = able[0]
+        same = all(min(one, other) > _SAME_PEN * max(one, other) for one, other in zip(trait, pen, strict=True))
+        near = not own or segment.join(own).gap(each) < _STREWN * first.size
+        if same and near and each.size > 0.15 * first.size:
+            own.append(each)
+    return [segment.join(own)] if len(own) > 1 else []
+
+
+def _pen(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[float, float]:
+    """The contrast and the width of a region's strokes."""
+    rows, columns = slice(region.top, region.bottom), slice(region.left, region.right)
+    own = np.isin(labels[rows, columns], region.parts)
+    return float(np.median(ink.amount[rows, columns][own])), stroke_width(own)
 
 
 def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask, npt.NDArray[np.uint8], float]:

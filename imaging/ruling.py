@@ -44,6 +44,9 @@ _LONG = 0.4
 # Lines that are looked at, the longest ones.
 _MOST = 300
 
+# Of a line's width: where it is all along as wide, a stroke lies on it.
+_WIDER = 1.25
+
 _PARALLEL = np.cos(np.radians(3.0))
 _ACROSS = np.cos(np.radians(70.0))
 _ACROSS_RIM = np.sin(np.radians(30.0))
@@ -240,7 +243,7 @@ def _printed(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
 
 def _is_printed(line: Line, lines: list[Line], shape: tuple[int, int]) -> bool:
     height, width = shape
-    near = _NEAR * max(shape)
+    near = min(_NEAR * max(shape), max(4.0, 0.1 * line.length))
     ends = sum(_ends_at(point, line, lines, near, (width, height)) for point in (line.start, line.stop))
     return ends == 2 or (ends == 1 and line.length > _LONG * width) or _in_family(line, lines, _FAMILY[ends])
 
@@ -287,7 +290,22 @@ def _erase(mask: Mask, line: Line) -> None:
     start, stop = line.start - beyond, line.stop + beyond
     rows, columns, ink = _strip(mask, start, stop, 2 * int(line.width) + 4)
     first, last = _runs(ink, max(2, round(0.006 * max(mask.shape)), round(line.width / 2)))
-    thin = (first >= 0) & (last - first + 1 <= max(1.5 * line.width, line.width + 2))
+    widths = last - first + 1
+    thin = (first >= 0) & (widths <= max(1.5 * line.width, line.width + 2))
+    thin &= ~_overwritten(widths, thin, 2 * int(line.width) + 1)
     here = np.arange(len(ink))[:, None]
     own = thin[None] & (here >= first[None] - 1) & (here <= last[None] + 1)
     mask[rows[own], columns[own]] = False
+
+
+def _overwritten(widths: npt.NDArray[np.int64], thin: npt.NDArray[np.bool_], rim: int) -> npt.NDArray[np.bool_]:
+    """Where a stroke comes to a line, runs along it, and leaves it again: the line is a little wider there."""
+    stretches = np.zeros(len(widths), bool)
+    if thin.any():
+        usual = float(np.percentile(widths[thin], 30))
+        bounds = np.flatnonzero(np.diff(np.r_[False, thin, False].astype(np.int8)))
+        for start, stop in bounds.reshape(-1, 2):
+            inner = rim < start and stop < len(widths) - rim and widths[start - 1] > 0 and widths[stop] > 0
+            if inner and float(np.percentile(widths[start:stop], 25)) >= max(_WIDER * usual, usual + 1):
+                stretches[start:stop] = True
+    return stretches

@@ -61,6 +61,12 @@ class Region:
         """The longer side in pixels."""
         return max(self.width, self.height)
 
+    def gap(self, other: "Region") -> float:
+        """Pixels between the two rectangles; 0 where they meet."""
+        across = max(self.left, other.left) - min(self.right, other.right)
+        down = max(self.top, other.top) - min(self.bottom, other.bottom)
+        return float(np.hypot(max(0, across), max(0, down)))
+
     def inside(self, other: "Region") -> bool:
         """Whether its rectangle lies within the other's, and touches it nowhere."""
         return (
