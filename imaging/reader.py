@@ -142,7 +142,8 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
                 ways[-1] = (everywhere[-1][0].score, *everywhere[1:])
             else:
                 ways.append(on_it)
-        if max(way[0] for way in ways) > _ENOUGH and not many:
+        # What a fat stroke encloses is like a digit as well.
+        if not many and any(found > _ENOUGH and way.expected for found, way, *_ in ways):
             break
     _, ink, strokes, kept, found = max(ways, key=lambda way: way[0])
     digits = _all(picture, ink, found) if many else (_one(picture, found),)

@@ -44,6 +44,9 @@ _LONG = 0.4
 # Lines that are looked at, the longest ones.
 _MOST = 300
 
+# Of a line's length: how much of it a stroke may hide at an end.
+_HIDDEN = 0.35
+
 # Of a line's width: where it is all along as wide, a stroke lies on it.
 _WIDER = 1.25
 
@@ -229,23 +232,43 @@ def _measured(
     # It may have been found by one of its sides.
     shift = (float(np.median(middle)) - len(ink) // 2) * np.array([start[1] - stop[1], stop[0] - start[0]]) / length
     strength = float(np.median(amount[rows[at], columns[at]]))
-    return Line(start=start + shift, stop=stop + shift, width=width, strength=strength)
+    start, stop = start + shift, stop + shift
+    return Line(
+        start=_prolonged(mask, stop, start), stop=_prolonged(mask, start, stop), width=width, strength=strength
+    )
+
+
+def _prolonged(mask: Mask, start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The end of a line that runs on under a stroke, which hid it."""
+    far = stop + _HIDDEN * (stop - start)
+    _, _, ink = _strip(mask, stop, far, 1)
+    paper = np.flatnonzero(~ink.any(axis=0))
+    share = paper[0] / ink.shape[1] if len(paper) else 1.0
+    return np.asarray(stop + share * (far - stop), np.float64)
 
 
 def _printed(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
     """The lines that hold each other: without one, those that end at it may be strokes."""
     while True:
-        kept = [line for line in lines if _is_printed(line, lines, shape)]
+        firm = [line for line in lines if _ends(line, lines, shape) == 2]
+        kept = [line for line in lines if any(line is each for each in firm) or _is_printed(line, lines, firm, shape)]
         if len(kept) == len(lines):
             return kept
         lines = kept
 
 
-def _is_printed(line: Line, lines: list[Line], shape: tuple[int, int]) -> bool:
+def _is_printed(line: Line, lines: list[Line], firm: list[Line], shape: tuple[int, int]) -> bool:
+    """Whether a line with a free end is printed none the less: two strokes of a seven hold each other as well."""
+    if _in_family(line, lines, _FAMILY[_ends(line, lines, shape)]):
+        return True
+    return line.length > _LONG * shape[1] and _ends(line, firm, shape) == 1
+
+
+def _ends(line: Line, lines: list[Line], shape: tuple[int, int]) -> int:
+    """How many of a line's ends lie at the rim or at another line that crosses its direction, 0 to 2."""
     height, width = shape
     near = min(_NEAR * max(shape), max(4.0, 0.1 * line.length))
-    ends = sum(_ends_at(point, line, lines, near, (width, height)) for point in (line.start, line.stop))
-    return ends == 2 or (ends == 1 and line.length > _LONG * width) or _in_family(line, lines, _FAMILY[ends])
+    return sum(_ends_at(point, line, lines, near, (width, height)) for point in (line.start, line.stop))
 
 
 def _ends_at(point: npt.NDArray[np.float64], line: Line, lines: list[Line], near: float, size: tuple[int, int]) -> bool:
@@ -264,7 +287,7 @@ def _ends_at(point: npt.NDArray[np.float64], line: Line, lines: list[Line], near
 
 
 def _as_wide(one: Line, other: Line) -> bool:
-    return abs(one.width - other.width) <= 1 + 0.5 * min(one.width, other.width)
+    return abs(one.width - other.width) <= 2 + 0.5 * min(one.width, other.width)
 
 
 def _as_strong(one: Line, other: Line) -> bool:
