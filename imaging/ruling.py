@@ -95,9 +95,9 @@ def without_ruling(mask: Mask, amount: Map) -> Mask:
     lines = _printed(_lines(mask, amount), mask.shape)
     left = mask.copy()
     for line in sorted(lines, key=lambda each: -each.length):
-        _erase(left, line)
+        _erase(left, line, lines)
     removed = int(mask.sum() - left.sum())
-    return left if left.sum() > 0.05 * removed else mask
+    return left if left.sum() > 0.01 * removed else mask
 
 
 def _lines(mask: Mask, amount: Map) -> list[Line]:
@@ -233,9 +233,7 @@ def _measured(
     shift = (float(np.median(middle)) - len(ink) // 2) * np.array([start[1] - stop[1], stop[0] - start[0]]) / length
     strength = float(np.median(amount[rows[at], columns[at]]))
     start, stop = start + shift, stop + shift
-    return Line(
-        start=_prolonged(mask, stop, start), stop=_prolonged(mask, start, stop), width=width, strength=strength
-    )
+    return Line(start=_prolonged(mask, stop, start), stop=_prolonged(mask, start, stop), width=width, strength=strength)
 
 
 def _prolonged(mask: Mask, start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -307,7 +305,7 @@ def _in_family(line: Line, lines: list[Line], least: int) -> bool:
     return beside >= least
 
 
-def _erase(mask: Mask, line: Line) -> None:
+def _erase(mask: Mask, line: Line, lines: list[Line]) -> None:
     """Takes a line out of a mask, where it is no wider than itself."""
     beyond = 0.5 * line.width * line.direction
     start, stop = line.start - beyond, line.stop + beyond
@@ -315,10 +313,25 @@ def _erase(mask: Mask, line: Line) -> None:
     first, last = _runs(ink, max(2, round(0.006 * max(mask.shape)), round(line.width / 2)))
     widths = last - first + 1
     thin = (first >= 0) & (widths <= max(1.5 * line.width, line.width + 2))
-    thin &= ~_overwritten(widths, thin, 2 * int(line.width) + 1)
+    at = np.arange(len(thin)) - 0.5 * line.width
+    crossed = np.zeros(len(thin), bool)
+    for place in _crossings(line, lines):
+        crossed |= np.abs(at - place) <= 2 * line.width + 2
+    thin &= ~_overwritten(widths, thin | crossed, 2 * int(line.width) + 1)
     here = np.arange(len(ink))[:, None]
     own = thin[None] & (here >= first[None] - 1) & (here <= last[None] + 1)
     mask[rows[own], columns[own]] = False
+
+
+def _crossings(line: Line, lines: list[Line]) -> npt.NDArray[np.float64]:
+    """How far along a line others cross it or end at it."""
+    ends = np.array([(other.start, other.stop) for other in lines])
+    along, across = _seen_from(line, ends)
+    slope = across[:, 0] - across[:, 1]
+    steep = np.abs(slope) > 0.3 * np.hypot(*(ends[:, 1] - ends[:, 0]).T)
+    share = across[:, 0] / np.where(steep, slope, 1.0)
+    meets = steep & (share > -0.1) & (share < 1.1)
+    return np.asarray((along[:, 0] + share * (along[:, 1] - along[:, 0]))[meets], np.float64)
 
 
 def _overwritten(widths: npt.NDArray[np.int64], thin: npt.NDArray[np.bool_], rim: int) -> npt.NDArray[np.bool_]:
