@@ -285,7 +285,7 @@ def _ends_at(point: npt.NDArray[np.float64], line: Line, lines: list[Line], near
 
 
 def _as_wide(one: Line, other: Line) -> bool:
-    return abs(one.width - other.width) <= 2 + 0.5 * min(one.width, other.width)
+    return abs(one.width - other.width) <= 1 + 0.5 * min(one.width, other.width)
 
 
 def _as_strong(one: Line, other: Line) -> bool:
