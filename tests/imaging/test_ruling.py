@@ -84,6 +84,15 @@ def test_a_small_digit_on_squared_paper_is_left_and_the_squares_go(tilt):
     assert_only(cleaned(printed | digit), digit, printed)
 
 
+def test_squares_that_are_printed_unevenly_go_up_to_where_they_cross():
+    digit = stroke(mask(), 2, left=210, top=90, size=200, pen=14, ink=1) > 0
+    printed = squares(0, step=50)
+    for y in range(0, 400, 50):
+        for x in range(0, 600, 100):
+            printed[y : y + 3, x : x + 50] = True
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
 @pytest.mark.parametrize("pen", [3, 6, 10])
 def test_the_strokes_of_a_seven_do_not_hold_each_other_as_printed_lines(pen):
     line = [(150, 60), (420, 60), (380, 360)]
