@@ -154,11 +154,7 @@ def _runs_over(everywhere: Sequence[Candidate], on_it: Sequence[Candidate], pape
     """Whether what seems to be a sheet's edge cuts the digit, and so is a shadow's."""
     if not everywhere or not on_it or everywhere[0].score < _UNCUT * on_it[0].score:
         return False
-    region = everywhere[0].region
-    margin = max(1, region.size // 20)
-    rows = slice(max(0, region.top - margin), region.bottom + margin)
-    columns = slice(max(0, region.left - margin), region.right + margin)
-    return 0.1 < float(paper[rows, columns][everywhere[0].mask].mean()) < 0.9
+    return 0.1 < float(paper[_around(everywhere[0].region)][everywhere[0].mask].mean()) < 0.9
 
 
 def _way(
@@ -180,17 +176,16 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
     alone = [] if many else [
         part for group in groups if len(group.parts) > 1
         for part in parts if part.parts[0] in group.parts and part.size > 0.15 * group.size
-    ]  # fmt: skip
+    ][:_MAX_CANDIDATES]  # fmt: skip
     whole = [] if many else _whole(groups, parts, labels)
     strewn = [] if many else _strewn(ink, groups, labels)
-    regions = [*groups, *strewn, *whole, *alone[:_MAX_CANDIDATES]]
+    regions = [*groups, *strewn, *whole, *alone]
     cuts_out = [_cut(ink, labels, each) for each in regions]
     likes = likeness([pixels for _, pixels, _ in cuts_out])
-    sure = len(groups) + len(strewn)
+    shares = [1.0] * len(groups + strewn) + [_WHOLE] * len(whole) + [_ALONE] * len(alone)
     scores = [
-        evidence(ink, labels, region, own, contrast, float(like))
-        * (1 if index < sure else _WHOLE if index < sure + len(whole) else _ALONE)
-        for index, (region, (own, _, contrast), like) in enumerate(zip(regions, cuts_out, likes, strict=True))
+        share * evidence(ink, labels, region, own, contrast, float(like))
+        for share, region, (own, _, contrast), like in zip(shares, regions, cuts_out, likes, strict=True)
     ]
     scores = with_holders(regions, scores, [contrast for _, _, contrast in cuts_out])
     found = [
@@ -216,14 +211,15 @@ def _strewn(ink: Ink, groups: Sequence[Region], labels: npt.NDArray[np.int32]) -
     traits = [_pen(ink, labels, each) for each in free]
     strong = _SAME_PEN * max((contrast for contrast, _ in traits), default=0.0)
     able = [(each, trait) for each, trait in zip(free, traits, strict=True) if trait[0] > strong]
-    own: list[Region] = []
-    for each, trait in able:
-        first, pen = able[0]
+    if not able:
+        return []
+    (first, pen), *others = able
+    own = first
+    for each, trait in others:
         same = all(min(one, other) > _SAME_PEN * max(one, other) for one, other in zip(trait, pen, strict=True))
-        near = not own or segment.join(own).gap(each) < _STREWN * first.size
-        if same and near and each.size > 0.15 * first.size:
-            own.append(each)
-    return [segment.join(own)] if len(own) > 1 else []
+        if same and each.size > 0.15 * first.size and own.gap(each) < _STREWN * first.size:
+            own = segment.join([own, each])
+    return [] if own is first else [own]
 
 
 def _pen(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[float, float]:
@@ -235,12 +231,17 @@ def _pen(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[float
 
 def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask, npt.NDArray[np.uint8], float]:
     """The region's own ink, what it is normalised, and its contrast."""
+    cut = _around(region)
+    own = np.isin(labels[cut], region.parts)
+    amount = ink.amount[cut]
+    return own, normalise(amount, own), float(np.median(amount[own]))
+
+
+def _around(region: Region) -> tuple[slice, slice]:
+    """Rows and columns of a region and a margin."""
     margin = max(1, region.size // 20)
     rows = slice(max(0, region.top - margin), region.bottom + margin)
-    columns = slice(max(0, region.left - margin), region.right + margin)
-    own = np.isin(labels[rows, columns], region.parts)
-    amount = ink.amount[rows, columns]
-    return own, normalise(amount, own), float(np.median(amount[own]))
+    return rows, slice(max(0, region.left - margin), region.right + margin)
 
 
 def _one(picture: Picture, found: Sequence[Candidate]) -> Digit:

@@ -249,7 +249,7 @@ def _printed(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
     """The lines that hold each other: without one, those that end at it may be strokes."""
     while True:
         firm = [line for line in lines if _ends(line, lines, shape) == 2]
-        kept = [line for line in lines if any(line is each for each in firm) or _is_printed(line, lines, firm, shape)]
+        kept = [line for line in lines if line in firm or _is_printed(line, lines, firm, shape)]
         if len(kept) == len(lines):
             return kept
         lines = kept
@@ -314,9 +314,7 @@ def _erase(mask: Mask, line: Line, lines: list[Line]) -> None:
     widths = last - first + 1
     thin = (first >= 0) & (widths <= max(1.5 * line.width, line.width + 2))
     at = np.arange(len(thin)) - 0.5 * line.width
-    crossed = np.zeros(len(thin), bool)
-    for place in _crossings(line, lines):
-        crossed |= np.abs(at - place) <= 2 * line.width + 2
+    crossed = (np.abs(at[:, None] - _crossings(line, lines)) <= 2 * line.width + 2).any(axis=1)
     thin &= ~_overwritten(widths, thin | crossed, 2 * int(line.width) + 1)
     here = np.arange(len(ink))[:, None]
     own = thin[None] & (here >= first[None] - 1) & (here <= last[None] + 1)

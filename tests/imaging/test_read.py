@@ -87,6 +87,22 @@ def test_ruled_paper_is_read(number, squared):
     assert_is(one(shaded(stroke(picture, number, left=210, top=120, size=220, pen=12, ink=40))), number)
 
 
+def test_pieces_by_one_pen_are_one_digit():
+    body, bar = (np.array([(210 + 220 * x, 160 + 220 * y) for x, y in line], np.int32) for line in CORNERS[5])
+    picture = page()
+    cv2.polylines(picture, [body, bar - (0, 60)], False, 30, 12, cv2.LINE_AA)
+    rows, columns = np.nonzero(picture < 130)
+    box = one(picture).box
+    found = [box.left, box.top, box.left + box.width, box.top + box.height]
+    np.testing.assert_allclose(found, [columns.min(), rows.min(), columns.max(), rows.max()], atol=5)
+
+
+def test_the_edge_of_a_shadow_does_not_cut_a_digit(number):
+    light = np.linspace(1, 0.8, 640)[None] * np.full((480, 1), 0.5)
+    light[200:440, 40:600] *= 2
+    assert_is(one((drawn(number, grain=2) * light).astype(np.uint8)), number)
+
+
 def test_a_sheet_on_a_table_is_read(number):
     table = page(tone=70, grain=5)
     table[40:440, 90:560] = 225
@@ -156,6 +172,20 @@ def test_a_long_scrawl_is_said_to_be_unlike_a_digit():
     picture = page()
     points = [(80 + 40 * index, (180, 300)[index % 2]) for index in range(13)]
     cv2.polylines(picture, [np.array(points, np.int32)], False, 30, 7, cv2.LINE_AA)
+    assert Warning.UNLIKE_A_DIGIT in one(picture).warnings
+
+
+@pytest.mark.parametrize("radius", [30, 60, 90])
+def test_a_blob_is_said_to_be_unlike_a_digit(radius):
+    blob = cv2.circle(page(), (320, 240), radius, 30, -1, cv2.LINE_AA)
+    assert Warning.UNLIKE_A_DIGIT in one(blob).warnings
+
+
+def test_a_net_is_said_to_be_unlike_a_digit():
+    picture = page()
+    for left in (240, 280, 320):
+        for top in (160, 200, 240):
+            cv2.circle(picture, (left, top), 30, 30, 8, cv2.LINE_AA)
     assert Warning.UNLIKE_A_DIGIT in one(picture).warnings
 
 

@@ -16,6 +16,13 @@ def cleaned(drawn: np.ndarray) -> np.ndarray:
     return without_ruling(drawn > 0, drawn.astype(np.float32))
 
 
+def squares(tilt: float, *, step: int) -> np.ndarray:
+    paper = np.zeros((1200, 1200), np.uint8)
+    paper[::step] = paper[1::step] = paper[:, ::step] = paper[:, 1::step] = 255
+    turn = cv2.getRotationMatrix2D((600, 600), tilt, 1)
+    return cv2.warpAffine(paper, turn, (1200, 1200))[400:800, 300:900] > 100
+
+
 def assert_only(left: np.ndarray, digit: np.ndarray, printed: np.ndarray) -> None:
     assert (left & digit).sum() > 0.93 * digit.sum()
     assert (left & ~digit).sum() < 0.2 * (printed & ~digit).sum()
@@ -45,10 +52,7 @@ def test_a_digit_as_large_as_the_picture_is_no_ruling(digit):
 @pytest.mark.parametrize("tilt", [0, 12, 25], ids="{} degrees".format)
 def test_squared_paper_goes_however_it_lies(tilt):
     digit = stroke(mask(), 2, left=200, top=80, size=220, pen=14, ink=1) > 0
-    paper = np.zeros((1200, 1200), np.uint8)
-    paper[::50] = paper[1::50] = paper[:, ::50] = paper[:, 1::50] = 1
-    turn = cv2.getRotationMatrix2D((600, 600), tilt, 1)
-    printed = cv2.warpAffine(paper * 255, turn, (1200, 1200))[400:800, 300:900] > 100
+    printed = squares(tilt, step=50)
     assert_only(cleaned(printed | digit), digit, printed)
 
 
@@ -57,6 +61,43 @@ def test_a_box_that_the_digit_touches_goes(right):
     digit = stroke(mask(), 2, left=200, top=100, size=150, pen=8, ink=1) > 0
     printed = cv2.rectangle(mask(), (205, 70), (right, 240), 1, 3) > 0
     assert_only(cleaned(printed | digit), digit, printed)
+
+
+def test_a_stroke_along_a_boxs_side_stays_whole_and_the_side_goes():
+    line = [(230, 110), (230, 260), (330, 260), (330, 110)]
+    digit = cv2.polylines(mask(), [np.array(line, np.int32)], False, 1, 7) > 0
+    printed = cv2.rectangle(mask(), (150, 60), (400, 260), 1, 5) > 0
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+def test_a_box_with_a_corner_hidden_under_a_stroke_goes():
+    digit = stroke(mask(), 2, left=180, top=104, size=140, pen=16, ink=1) > 0
+    printed = cv2.rectangle(mask(), (200, 120), (360, 280), 1, 3) > 0
+    assert digit[120, 200:209].all(), "the corner is hidden"
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+@pytest.mark.parametrize("tilt", [0, 2], ids="{} degrees".format)
+def test_a_small_digit_on_squared_paper_is_left_and_the_squares_go(tilt):
+    digit = stroke(mask(), 2, left=280, top=170, size=40, pen=5, ink=1) > 0
+    printed = squares(tilt, step=30)
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+def test_squares_that_are_printed_unevenly_go_up_to_where_they_cross():
+    digit = stroke(mask(), 2, left=210, top=90, size=200, pen=14, ink=1) > 0
+    printed = squares(0, step=50)
+    for y in range(0, 400, 50):
+        for x in range(0, 600, 100):
+            printed[y : y + 3, x : x + 50] = True
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+@pytest.mark.parametrize("pen", [3, 6, 10])
+def test_the_strokes_of_a_seven_do_not_hold_each_other_as_printed_lines(pen):
+    line = [(150, 60), (420, 60), (380, 360)]
+    digit = cv2.polylines(mask(), [np.array(line, np.int32)], False, 1, pen) > 0
+    np.testing.assert_array_equal(cleaned(digit), digit)
 
 
 def test_a_bar_in_line_with_ruling_stays():
