@@ -52,6 +52,8 @@ _WIDER = 1.25
 
 _PARALLEL = np.cos(np.radians(3.0))
 _ACROSS = np.cos(np.radians(70.0))
+# A line with one free end runs about level or upright, as pages are held; a stroke that ends at the rim may lean.
+_LEVEL = np.cos(np.radians(20.0))
 _ACROSS_RIM = np.sin(np.radians(30.0))
 _ALONGSIDE = np.cos(np.radians(12.0))
 
@@ -259,7 +261,8 @@ def _is_printed(line: Line, lines: list[Line], firm: list[Line], shape: tuple[in
     """Whether a line with a free end is printed none the less: two strokes of a seven hold each other as well."""
     if _in_family(line, lines, _FAMILY[_ends(line, lines, shape)]):
         return True
-    return line.length > _LONG * shape[1] and _ends(line, firm, shape) == 1
+    level = np.abs(line.direction).max() > _LEVEL
+    return bool(level) and line.length > _LONG * shape[1] and _ends(line, firm, shape) == 1
 
 
 def _ends(line: Line, lines: list[Line], shape: tuple[int, int]) -> int:

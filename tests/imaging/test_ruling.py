@@ -100,6 +100,12 @@ def test_the_strokes_of_a_seven_do_not_hold_each_other_as_printed_lines(pen):
     np.testing.assert_array_equal(cleaned(digit), digit)
 
 
+@pytest.mark.parametrize("size", [300, 380])
+def test_a_seven_whose_bar_lies_along_the_rim_stays(size):
+    digit = stroke(mask(), 7, left=100, top=6, size=size, pen=8, ink=1) > 0
+    np.testing.assert_array_equal(cleaned(digit), digit)
+
+
 def test_a_bar_in_line_with_ruling_stays():
     digit = stroke(mask(), 7, left=200, top=100, size=200, pen=12, ink=1) > 0
     printed = cv2.line(mask(), (500, 100), (599, 100), 1, 2) > 0
