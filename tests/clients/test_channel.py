@@ -67,12 +67,11 @@ def test_what_one_server_refuses_another_is_asked(obedient, another):
 
 def test_no_call_fails_while_one_of_two_servers_drains(bundle, tmp_path):
     ended = threading.Event()
+    answered = [0] * 4
 
-    def call_on(client: DigitClient) -> int:
-        answered = 0
+    def call_on(client: DigitClient, caller: int) -> None:
         while not ended.is_set():
-            answered += len(client.classify(ONE).predictions)
-        return answered
+            answered[caller] += len(client.classify(ONE).predictions)
 
     with (
         server_process(bundle, "--slots", "1", log=tmp_path / "staying") as staying,
@@ -80,14 +79,23 @@ def test_no_call_fails_while_one_of_two_servers_drains(bundle, tmp_path):
         DigitClient([leaving.address, staying.address]) as client,
         ThreadPoolExecutor(4) as threads,
     ):
-        callers = [threads.submit(call_on, client) for _ in range(4)]
-        for _ in range(50):
-            client.classify(ONE)
-        leaving.process.terminate()
-        assert leaving.process.wait(30) == 0
-        client.classify(ONE)
-        ended.set()
-        assert all(caller.result() > 50 for caller in callers)
+        callers = [threads.submit(call_on, client, caller) for caller in range(4)]
+
+        def until_all_have_ten_more_answers() -> None:
+            goals = [count + 10 for count in answered]
+            while not all(count >= goal for count, goal in zip(answered, goals, strict=True)):
+                assert not any(caller.done() for caller in callers)
+                client.classify(ONE)
+
+        try:
+            until_all_have_ten_more_answers()
+            leaving.process.terminate()
+            assert leaving.process.wait(30) == 0
+            until_all_have_ten_more_answers()
+        finally:
+            ended.set()
+        for caller in callers:
+            caller.result()
 
 
 @pytest.mark.parametrize(
