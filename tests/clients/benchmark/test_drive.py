@@ -71,4 +71,4 @@ async def test_an_overdue_message_is_one_error_and_only_a_stream_that_has_stalle
     await server.stop(grace=None)
     assert leisurely.streams == streams
     assert window.errors == {"DEADLINE_EXCEEDED": streams}  # a caller's next message waits behind the stalled one
-    assert window.latency.count == window.due - streams > 20
+    assert window.latency.count == window.due - streams > 0
