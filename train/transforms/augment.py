@@ -53,6 +53,10 @@ class Augmentation:
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, on pixels of 0..1."""
 
+    photograph_probability: float = 1.0
+    """Share of images that get what stands above from `stroke_pixels` to `noise`; the others are distorted in shape
+    only."""
+
     cutout_pixels: float = 0.0
     """Largest side of a square that is blackened, at a random place."""
 
@@ -70,6 +74,7 @@ class Augmentation:
             "fade": 0.75,  # above 0.8, paper could be brighter than ink
             "shade": 1.0,
             "noise": 1.0,
+            "photograph_probability": 1.0,
             "cutout_pixels": 28.0,
         }
         for field, upper_bound in upper_bounds.items():
@@ -115,17 +120,21 @@ def augment(images: Tensor, augmentation: Augmentation, generator: Generator) ->
             if a.elastic_pixels
             else None,
         )
+    # 1 for an image that is photographed, 0 for one that is not.
+    seen = (uniform(count) < a.photograph_probability).float() if a.photograph_probability < 1 else 1.0
     if a.stroke_pixels:
-        images = distort.thicken(images, symmetric(count) * a.stroke_pixels)
+        images = distort.thicken(images, symmetric(count) * a.stroke_pixels * seen)
     if a.blur:
-        images = distort.blur(images, uniform(count) * a.blur)
+        images = distort.blur(images, uniform(count) * a.blur * seen)
     if a.shade:
-        images = distort.shade(images, across=symmetric(count) * a.shade, down=symmetric(count) * a.shade)
+        across, down = (symmetric(count) * a.shade * seen for _ in range(2))
+        images = distort.shade(images, across=across, down=down)
     if a.fade:
-        loss = uniform(count) * a.fade
+        loss = uniform(count) * a.fade * seen
         images = distort.fade(images, ink=1 - loss, paper=loss * uniform(count) / 4)
     if a.noise:
-        images = distort.add_noise(images, normal(*images.shape) * uniform(count, 1, 1, 1) * a.noise)
+        grain = normal(*images.shape)
+        images = distort.add_noise(images, grain * (uniform(count) * a.noise * seen).view(-1, 1, 1, 1))
     if a.cutout_pixels:
         row, column = uniform(2, count) * size
         images = distort.cut_out(images, row=row, column=column, side=uniform(count) * a.cutout_pixels)

@@ -22,6 +22,7 @@ BOUNDS = {
     "fade": 0.75,
     "shade": 1.0,
     "noise": 1.0,
+    "photograph_probability": 1.0,
     "cutout_pixels": 28.0,
 }
 
@@ -64,7 +65,7 @@ def test_only_the_generator_given_is_drawn_from_and_the_images_are_left_alone():
     assert torch.equal(images, same())
 
 
-@pytest.mark.parametrize("field", [field for field in BOUNDS if field != "crop_probability"])
+@pytest.mark.parametrize("field", [field for field in BOUNDS if not field.endswith("_probability")])
 def test_each_image_of_a_batch_gets_an_amount_of_its_own(field):
     assert distinct(augment(same(), Augmentation(**{field: BOUNDS[field]}), generator())) == 16
 
@@ -73,6 +74,19 @@ def test_about_the_given_share_of_images_is_cropped():
     cropped = augment(same(1000), Augmentation(crop_probability=0.1), generator())
     assert distinct(cropped) == 2
     assert 60 < (cropped != same(1000)).flatten(1).any(dim=1).sum() < 140
+
+
+@pytest.mark.parametrize("field", ["stroke_pixels", "blur", "shade", "fade", "noise"])
+def test_about_the_given_share_of_images_gets_other_pens_and_cameras(field):
+    some = Augmentation(**{field: BOUNDS[field], "photograph_probability": 0.1})
+    assert 60 < (augment(same(1000), some, generator()) != same(1000)).flatten(1).any(dim=1).sum() < 140
+
+
+def test_images_that_are_not_photographed_are_distorted_in_shape_all_the_same():
+    never = Augmentation(shift_pixels=3.0, noise=1.0, photograph_probability=0.0)
+    shifted = augment(same(), never, generator())
+    assert distinct(shifted) == 16
+    assert torch.equal(shifted, augment(same(), Augmentation(shift_pixels=3.0), generator()))
 
 
 @pytest.mark.parametrize(
