@@ -53,9 +53,8 @@ class Augmentation:
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, on pixels of 0..1."""
 
-    photograph_probability: float = 1.0
-    """Share of images that get what stands above from `stroke_pixels` to `noise`; the others are distorted in shape
-    only."""
+    plain_probability: float = 0.0
+    """Share of images that are spared all from `stroke_pixels` to `noise`."""
 
     cutout_pixels: float = 0.0
     """Largest side of a square that is blackened, at a random place."""
@@ -74,7 +73,7 @@ class Augmentation:
             "fade": 0.75,  # above 0.8, paper could be brighter than ink
             "shade": 1.0,
             "noise": 1.0,
-            "photograph_probability": 1.0,
+            "plain_probability": 1.0,
             "cutout_pixels": 28.0,
         }
         for field, upper_bound in upper_bounds.items():
@@ -120,8 +119,8 @@ def augment(images: Tensor, augmentation: Augmentation, generator: Generator) ->
             if a.elastic_pixels
             else None,
         )
-    # 1 for an image that is photographed, 0 for one that is not.
-    seen = (uniform(count) < a.photograph_probability).float() if a.photograph_probability < 1 else 1.0
+    # 0 for an image that stays plain, 1 for one that other pens and cameras have made.
+    seen = (uniform(count) < 1 - a.plain_probability).float() if a.plain_probability else 1.0
     if a.stroke_pixels:
         images = distort.thicken(images, symmetric(count) * a.stroke_pixels * seen)
     if a.blur:

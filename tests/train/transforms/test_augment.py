@@ -22,7 +22,7 @@ BOUNDS = {
     "fade": 0.75,
     "shade": 1.0,
     "noise": 1.0,
-    "photograph_probability": 1.0,
+    "plain_probability": 1.0,
     "cutout_pixels": 28.0,
 }
 
@@ -77,13 +77,13 @@ def test_about_the_given_share_of_images_is_cropped():
 
 
 @pytest.mark.parametrize("field", ["stroke_pixels", "blur", "shade", "fade", "noise"])
-def test_about_the_given_share_of_images_gets_other_pens_and_cameras(field):
-    some = Augmentation(**{field: BOUNDS[field], "photograph_probability": 0.1})
-    assert 60 < (augment(same(1000), some, generator()) != same(1000)).flatten(1).any(dim=1).sum() < 140
+def test_about_the_given_share_of_images_is_spared_other_pens_and_cameras(field):
+    most = Augmentation(**{field: BOUNDS[field], "plain_probability": 0.1})
+    assert 60 < (augment(same(1000), most, generator()) == same(1000)).flatten(1).all(dim=1).sum() < 140
 
 
-def test_images_that_are_not_photographed_are_distorted_in_shape_all_the_same():
-    never = Augmentation(shift_pixels=3.0, noise=1.0, photograph_probability=0.0)
+def test_images_that_stay_plain_are_distorted_in_shape_all_the_same():
+    never = Augmentation(shift_pixels=3.0, noise=1.0, plain_probability=1.0)
     shifted = augment(same(), never, generator())
     assert distinct(shifted) == 16
     assert torch.equal(shifted, augment(same(), Augmentation(shift_pixels=3.0), generator()))
