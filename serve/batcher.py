@@ -289,6 +289,7 @@ class Batcher:
                 )
             if (late := job.arrived + self._seconds_until(job.waiting, job.arrived) - job.deadline) > 0:
                 self.counts.refused += 1
+                self._doubt_if_idle(job.arrived)
                 raise DeadlineUnreachable(
                     f"with {self._queue.images} images waiting the answer would come {late * 1000:.1f} ms after the "
                     "deadline; allow more time, or try again later or elsewhere",
@@ -308,6 +309,11 @@ class Batcher:
         # The slots share the work, but no request is done before a slot has been free for as long as it takes.
         alone = min(busy) + (self._engine_time(min(images, self.max_batch)) if images else 0.0)
         return max(alone, (sum(busy) + work) / self._slots)
+
+    def _doubt_if_idle(self, now: float) -> None:
+        """A request was turned away for time; if no other was in its way, the estimate alone has done it."""
+        if not self._queue.images and max(self._busy_until.values()) <= now:
+            self._engine_time.doubt()
 
     def _forget(self, job: Job, answer: "asyncio.Future[Answer]") -> None:
         """Nobody waits any more: answered, failed or cancelled."""
@@ -377,8 +383,8 @@ class Batcher:
 
     def _wake(self) -> None:
         """Wake an engine if what waits is worth it; those at work look for themselves when they are done."""
-        if self._filling and self._queue.images < self.max_batch and self._arriving():
-            return  # it waits for just these
+        if self._filling and self._queue.images < self.max_batch and self._arriving() and not self._max_queue_delay_s:
+            return  # it waits for just these, and no longer than any deadline is away
         if not self._working or not self._shares_cores or self._is_worth_another():
             self._condition.notify()
 
@@ -476,6 +482,7 @@ class Batcher:
     def _expire(self, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if not job.waiter.done()]
         self.counts.expired += len(waiting)
+        self._doubt_if_idle(self._clock())
         self._settle(waiting, DeadlineExceeded("the deadline passed, or came too near, while the request waited"))
 
     def _fail_batch(self, batch: list[Slice], error: EngineFault) -> None:

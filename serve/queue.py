@@ -1,5 +1,6 @@
 """What waits for an engine, in order of arrival. No clock, no thread, no transport: `batcher` brings those."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ class Queue:
             engine_s: How long the batch may take, whatever else comes into it.
         """
         oldest = next(iter(self._jobs))
-        return min(oldest.arrived + delay_s, min(job.deadline for job in self._jobs) - engine_s)
+        # A tenth of what a caller has given is left for what comes before and after the engine.
+        ends = [job.deadline - 0.1 * (job.deadline - job.arrived) for job in self._jobs if job.deadline < math.inf]
+        return min(oldest.arrived + delay_s, min(ends, default=math.inf) - engine_s)
 
     def take(
         self, max_images: int, now: float, engine_time: Callable[[int], float], expired: Callable[[Job], None]

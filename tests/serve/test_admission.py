@@ -1,6 +1,7 @@
 """Deadlines: what cannot be answered in time is refused at once. Engine's speed and clock are the tests' own."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serve.batcher import Answer, Batcher
 from serve.errors import DeadlineExceeded, DeadlineUnreachable
+from serve.estimate import EngineTime
 from tests.fakes import Clock, FakeEngine, Line, images
 from tests.serve.conftest import Serving
 
@@ -20,9 +22,11 @@ pytestmark = pytest.mark.timeout(30)
 
 
 @asynccontextmanager
-async def running(engine: FakeEngine, clock: Clock, **options: int) -> AsyncIterator[Batcher]:
+async def running(
+    engine: FakeEngine, clock: Clock, *, engine_time: EngineTime | None = None, **options: int
+) -> AsyncIterator[Batcher]:
     sizes = {"slots": 1, "max_batch": 4, "queue_images": 100} | options
-    batcher = Batcher(engine.open, engine_time=Line(), clock=clock, **sizes)
+    batcher = Batcher(engine.open, engine_time=engine_time or Line(), clock=clock, **sizes)
     await batcher.start()
     try:
         yield batcher
@@ -44,6 +48,19 @@ async def test_on_an_idle_server_only_the_call_itself_counts():
         with pytest.raises(DeadlineUnreachable, match=r"with 0 images waiting the answer would come 500\.0 ms after"):
             await batcher.submit(images(2), deadline=clock.now + 11.5)
     assert (batcher.counts.answered, batcher.counts.refused) == (1, 1)
+
+
+async def test_a_pause_that_looked_like_a_slow_call_does_not_lock_out_callers_in_haste():
+    learnt = EngineTime()
+    for seconds in (*[0.001] * 300, 60.0):
+        learnt.observe(1, seconds)
+    assert learnt(1) > 0.3
+    clock = Clock()
+    async with running(FakeEngine(), clock, engine_time=learnt) as batcher:
+        for _ in range(500):
+            with contextlib.suppress(DeadlineUnreachable, DeadlineExceeded):
+                await batcher.submit(images(1), deadline=clock.now + 0.02)
+    assert batcher.counts.answered > 250
 
 
 async def test_what_runs_and_what_waits_counts_as_well():

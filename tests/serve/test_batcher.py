@@ -49,6 +49,12 @@ async def hold_engine(engine: FakeEngine, batcher: Batcher) -> asyncio.Task[Answ
     return first
 
 
+async def other_engine_waits(batcher: Batcher) -> None:
+    """Return when a free engine's thread has looked for requests and sleeps, of which there is no public sign."""
+    while not batcher._condition._waiters:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
 def assert_answers(answer: Answer, pixels: Pixels) -> None:
     np.testing.assert_array_equal(answer.probabilities, answer_for(pixels))
 
@@ -417,6 +423,7 @@ async def test_small_requests_wait_for_the_engine_at_work_until_there_are_many()
     engine = FakeEngine()
     async with running(engine, slots=2, max_batch=100, shares_cores=True, engine_time=Known(1.5e-4)) as batcher:
         first = await hold_engine(engine, batcher)
+        await other_engine_waits(batcher)
         few = [await submit(batcher, images(1, seed=seed)) for seed in range(50)]  # 7.5 ms
         await asyncio.sleep(0.05)
         assert len(engine.batches) == 1
@@ -432,6 +439,7 @@ async def test_what_is_not_worth_another_engine_is_taken_by_the_next_that_is_don
     engine = FakeEngine()
     async with running(engine, slots=2, shares_cores=True, engine_time=Known(1e-5)) as batcher:
         first = await hold_engine(engine, batcher)
+        await other_engine_waits(batcher)
         second = await submit(batcher, images(2, seed=1))
         engine.release()
         await asyncio.gather(first, second)

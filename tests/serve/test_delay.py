@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -111,11 +112,11 @@ async def test_a_batch_waits_no_longer_than_the_nearest_deadline_allows_whosever
     async with running(NEVER_OVER_S) as bench:
         start = bench.clock.now
         patient = await bench.submit(1)
-        hasty = await bench.submit(1, start + 20)  # has to begin at 6
-        bench.clock.now = start + 5.9
+        hasty = await bench.submit(1, start + 20)  # has to begin at 4: two seconds are for the way there and back
+        bench.clock.now = start + 3.9
         late = await bench.submit(1)
         assert bench.closings.seen == []
-        bench.clock.now = start + 6
+        bench.clock.now = start + 4
         last = await bench.submit(1, start + 1000)
         await asyncio.gather(patient, hasty, late, last)
     assert bench.closings.seen == [(4, "full")]
@@ -125,6 +126,14 @@ async def test_a_batch_waits_no_longer_than_the_nearest_deadline_allows_whosever
         patient = await bench.submit(1)
         bench.clock.now = start + 6
         hasty = await bench.submit(1, start + 20)
+        await asyncio.gather(patient, hasty)
+    assert bench.closings.seen == [(2, "delay")]
+
+
+async def test_a_caller_in_haste_is_seen_even_while_more_requests_are_on_their_way() -> None:
+    async with running(NEVER_OVER_S, arriving=1) as bench:
+        patient = await bench.submit(1)
+        hasty = await bench.submit(1, bench.clock.now + 13.9)
         await asyncio.gather(patient, hasty)
     assert bench.closings.seen == [(2, "delay")]
 
@@ -159,6 +168,16 @@ async def test_in_real_time_a_lone_image_is_answered_when_the_delay_is_over() ->
     await batcher.drain()
     assert 0.05 <= answer.queue_s < 1
     assert closings.seen == [(1, "delay")]
+
+
+async def test_in_real_time_a_lone_image_with_a_deadline_before_that_is_answered_in_time() -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine.open, slots=1, max_batch=4, queue_images=100, max_queue_delay_s=60)
+    await batcher.start()
+    deadline = time.monotonic() + 2
+    await batcher.submit(images(1), deadline=deadline)
+    assert time.monotonic() < deadline
+    await batcher.drain()
 
 
 async def test_requests_on_their_way_are_waited_for_until_the_last_is_there() -> None:

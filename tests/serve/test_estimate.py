@@ -33,6 +33,24 @@ def test_an_engine_that_has_become_slower_is_soon_believed():
     assert estimate(32) == pytest.approx(0.008, rel=0.02)
 
 
+def test_what_is_doubted_is_less_until_the_next_call_and_counts_less_after_it():
+    estimate = EngineTime()
+    for _ in range(100):
+        estimate.observe(1, 0.001)
+    estimate.observe(1, 60.0)
+    paused = estimate(1)
+    assert paused > 0.5
+    for _ in range(10):
+        estimate.doubt()
+    assert estimate(1) == pytest.approx(0.6 * paused, rel=0.01)
+    estimate.observe(1, paused)
+    assert estimate(1) == pytest.approx(paused)
+    for _ in range(40):
+        estimate.doubt()
+        estimate.observe(1, 0.001)
+    assert estimate(1) < 0.6 * paused
+
+
 def test_calls_of_one_size_keep_what_is_known_of_others():
     estimate = EngineTime()
     estimate.observe(1, 0.001)
