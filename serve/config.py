@@ -77,16 +77,17 @@ class ServeConfig:
     """Most images in one request. A request larger than `max_batch` is split and answered whole."""
 
     picture_workers: int = 2
-    """Most processes that read encoded pictures, one picture at a time each, started when there are pictures. 0 refuses
-    pictures. Worth raising where they wait and there are cores to spare; needs the extra `pictures`."""
+    """Most processes that read encoded pictures, one picture at a time each, started when there are pictures; with
+    `frontends`, at least one for each. 0 refuses pictures. Worth raising where they wait and there are cores to spare;
+    needs the extra `pictures`."""
 
     max_picture_bytes: int = 4_000_000
     """Most bytes of an encoded picture, and of all in a request if that is more than 4 MiB. Above the default callers
     can send larger messages, and so fill more memory."""
 
     max_pictures_per_request: int = 16
-    """Most encoded pictures in one request. Four times as many may be under way at once; a request that does not fit is
-    refused at once with RESOURCE_EXHAUSTED."""
+    """Most encoded pictures in one request. Four times as many may be under way at once, with `frontends` in each
+    of them; a request that does not fit is refused at once with RESOURCE_EXHAUSTED."""
 
     max_picture_s: float = 5.0
     """Seconds after which a picture is given up. The largest photographs take one or two."""
@@ -103,8 +104,8 @@ class ServeConfig:
     them takes nearly half as long as answering them."""
 
     max_deadline_s: float = 30.0
-    """Seconds after which a call is given up whose caller set no deadline of its own, or a longer one. A message that
-    has not arrived whole by then is not waited for."""
+    """Seconds from its message's arrival after which a call is given up whose caller set no deadline of its own, or a
+    longer one. The message itself has as long to arrive whole."""
 
     max_connections: int | None = None
     """Most connections at once; more are closed as they come. Default: three quarters of the files that the process
@@ -115,7 +116,8 @@ class ServeConfig:
 
     max_connection_age_s: float = 3600.0
     """Seconds, give or take a tenth, after which a connection is closed: clients connect again unseen, and those that
-    balance find new servers. Streams then have `max_deadline_s` to end; so has who does not read what he asked for."""
+    balance find new servers. Streams then have twice `max_deadline_s` to end, and so has who does not read what he
+    asked for."""
 
     tls_cert: Path | None = None
     """PEM file with the server's certificate, then those that vouch for it. With --tls-key the port speaks TLS; files

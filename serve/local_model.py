@@ -14,7 +14,7 @@ from bundle.manifest import INPUT, OUTPUT
 from bundle.probe import PROBE
 from serve.batcher import Answer, Batcher, BatchObserver, Counts
 from serve.config import ServeConfig
-from serve.engines import IMAGE_SHAPE, OpenEngine, Pixels
+from serve.engines import CLASSES, IMAGE_SHAPE, OpenEngine, Pixels
 from serve.engines.selection import Selection, select
 from serve.engines.tuning import Tuner, Tuning
 from serve.errors import StartupError
@@ -180,6 +180,9 @@ def _open_bundle(source: Source) -> Bundle:
     for found, expected in ((manifest.input, INPUT), (manifest.output, OUTPUT)):
         if found != expected:
             raise StartupError(f"{path}: the model has {found}, {expected} was expected; export it again")
+    if len(manifest.labels) != CLASSES:
+        found = len(manifest.labels)
+        raise StartupError(f"{path}: the model has {found} labels, {CLASSES} were expected; export it again")
     return bundle
 
 

@@ -32,6 +32,7 @@ class Pictures:
     Attributes:
         max_bytes: Most bytes of a picture.
         max_per_request: Most pictures in one request.
+        max_deadline_s: Seconds that a call may take, with what becomes of its digits.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Pictures:
         self.max_bytes = config.max_picture_bytes
         self.max_per_request = config.max_pictures_per_request
         self._enabled = bool(config.picture_workers)
-        self._max_deadline_s = config.max_deadline_s
+        self.max_deadline_s = config.max_deadline_s
         self._pool = Pool(
             workers=config.picture_workers,
             max_pictures=_REQUESTS * config.max_pictures_per_request,
@@ -65,7 +66,7 @@ class Pictures:
             raise Unsupported("this server reads no pictures (--picture-workers 0); send pixels")
         if self._draining:
             raise Draining("the server is draining")
-        seconds = self._max_deadline_s if timeout_s is None else min(timeout_s, self._max_deadline_s)
+        seconds = self.max_deadline_s if timeout_s is None else min(timeout_s, self.max_deadline_s)
         ended = asyncio.get_running_loop().create_future()
         self._under_way.add(ended)
         try:

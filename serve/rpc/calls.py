@@ -60,6 +60,10 @@ class Call:
         """Seconds until the caller's deadline; None if there is none."""
         return self._context.time_remaining()
 
+    def elapsed_s(self) -> float:
+        """Seconds since the message was there."""
+        return time.perf_counter() - self._started
+
     def metadata(self, key: str) -> str | None:
         """What the caller sent under a key that is not binary; the first if it did several times."""
         for name, value in self._context.invocation_metadata() or ():
@@ -80,7 +84,7 @@ class Call:
 
     def end(self, observers: "Observers", code: str = "OK", reason: str = "") -> None:
         """It is over; whoever observes calls is told."""
-        self.seconds = time.perf_counter() - self._started
+        self.seconds = self.elapsed_s()
         self.code = code
         self.reason = reason
         for observe in observers:
@@ -91,8 +95,7 @@ class Call:
         remaining_s = self.time_remaining()
         # At the deadline the caller itself cancels, a little before ours, which has had the way here added to it and
         # has been rounded up by a hundredth.
-        elapsed_s = time.perf_counter() - self._started
-        if remaining_s is not None and remaining_s <= 0.01 * (1 + elapsed_s):
+        if remaining_s is not None and remaining_s <= 0.01 * (1 + self.elapsed_s()):
             self.end(observers, "DEADLINE_EXCEEDED", "deadline_exceeded")
         else:
             self.end(observers, "CANCELLED")

@@ -54,14 +54,16 @@ class DigitRecognizer:
     async def _classify_pictures(self, request: digits_pb2.ClassifyRequest, call: Call, top_k: int) -> bytes:
         limits = self._pictures
         pictures = read_pictures(request, max_pictures=limits.max_per_request, max_bytes=limits.max_bytes)
-        found = await self._pictures.read(pictures, many=request.many, timeout_s=call.time_remaining())
+        found = await limits.read(pictures, many=request.many, timeout_s=call.time_remaining())
         # Another version may have taken the model's place meanwhile: only who is found in the turn in which the images
         # are submitted is sure to accept them.
         model = self._models.find(request.model, request.version)
         call.model = model.description
         pixels = stack_pixels(found, max_images=model.description.max_images_per_request)
         call.images = len(pixels)
-        call.answer = await model.classify(pixels, timeout_s=call.time_remaining()) if found else _NOTHING
+        remaining_s, left_s = call.time_remaining(), limits.max_deadline_s - call.elapsed_s()
+        timeout_s = left_s if remaining_s is None else min(remaining_s, left_s)
+        call.answer = await model.classify(pixels, timeout_s=timeout_s) if found else _NOTHING
         return write_found(call.answer, found, call.model, top_k=top_k, return_pixels=request.return_pixels)
 
     async def get_model(self, request: digits_pb2.GetModelRequest, call: Call) -> bytes:

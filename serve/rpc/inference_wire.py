@@ -18,7 +18,8 @@ from serve.rpc.status import Refusal
 INPUT, OUTPUT = manifest.INPUT.name, manifest.OUTPUT.name
 
 # The protocol's "project_format", by the project's name.
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
+# What Triton calls what runs a model.
+_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "tensorrt-rtx": "tensorrt_plan"}
 
 _ID_CHARACTERS = 256
 

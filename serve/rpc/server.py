@@ -53,6 +53,7 @@ class RpcServer:
         self._config = config
         self._health = Health(max_watchers=max(1, config.max_calls // 4))
         self._arrivals = arrivals
+        self._observers = observers
         self._shares_port = shares_port
         self._handlers = [
             digits.handler(digits.DigitRecognizer(models, pictures), observers),
@@ -75,7 +76,7 @@ class RpcServer:
         self._server = grpc.aio.server(
             options=channel_options(config, shares_port=self._shares_port),
             maximum_concurrent_rpcs=config.max_calls,
-            interceptors=token.interceptors(config),
+            interceptors=token.interceptors(config, self._observers),
         )
         port = self._bind()
         self._server.add_generic_rpc_handlers(

@@ -21,6 +21,7 @@ import grpc.aio
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.rpc import health
+from serve.rpc.calls import Call, Observers
 from serve.rpc.renewal import Renewal
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,12 @@ _LOOK_AGAIN_S = 1.0
 _HEALTH = f"/{health.NAME}/"
 
 
-def interceptors(config: ServeConfig) -> list[grpc.aio.ServerInterceptor]:
+def interceptors(config: ServeConfig, observers: Observers = ()) -> list[grpc.aio.ServerInterceptor]:
     """What stands before every method: nothing where no tokens are configured.
+
+    Args:
+        config: The configuration.
+        observers: Are told of every call that is not let in, under no method's name: its caller has chosen it.
 
     Raises:
         StartupError: See `read_tokens`.
@@ -46,7 +51,7 @@ def interceptors(config: ServeConfig) -> list[grpc.aio.ServerInterceptor]:
         return []
     if config.tls_cert is None and not _is_loopback(config.host):
         log.warning("tokens cross the network readable by everybody on it; encrypt them with --tls-cert and --tls-key")
-    return [RequireToken(config.token_file)]
+    return [RequireToken(config.token_file, observers)]
 
 
 class RequireToken(grpc.aio.ServerInterceptor):
@@ -54,13 +59,22 @@ class RequireToken(grpc.aio.ServerInterceptor):
 
     Args:
         path: The file, see `read_tokens`.
+        observers: See `interceptors`.
 
     Raises:
         StartupError: See `read_tokens`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, observers: Observers) -> None:
         self._path = path
+        self._no_token = _refuse(
+            "no token was received; send the metadata `authorization: Bearer TOKEN`", "no_token", observers
+        )
+        self._wrong_token = _refuse(
+            "the token received is not valid here; send the metadata `authorization: Bearer TOKEN` with one that is",
+            "wrong_token",
+            observers,
+        )
         self._file = Renewal(path)
         self._digests = read_tokens(path)
         self._look_again = time.monotonic() + _LOOK_AGAIN_S
@@ -82,12 +96,12 @@ class RequireToken(grpc.aio.ServerInterceptor):
     def _refusal(self, metadata: Any) -> "MethodHandler | None":
         value = next((value for key, value in metadata if key == "authorization"), None)
         if value is None:
-            return _NO_TOKEN
+            return self._no_token
         scheme, _, token = value.partition(" ")
         digest = _digest(token)
         # All of them, each in the same time whatever its bytes are.
         known = sum(hmac.compare_digest(digest, each) for each in self._digests)
-        return None if known and scheme.lower() == "bearer" else _WRONG_TOKEN
+        return None if known and scheme.lower() == "bearer" else self._wrong_token
 
     def _read_if_changed(self) -> None:
         if not self._file.changed():
@@ -142,15 +156,10 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def _refuse(details: str) -> MethodHandler:
+def _refuse(details: str, reason: str, observers: Observers) -> MethodHandler:
     async def refuse(_: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        Call("", context).end(observers, grpc.StatusCode.UNAUTHENTICATED.name, reason)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, details)
 
     # As a stream, so that nothing of the request is waited for.
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-_NO_TOKEN = _refuse("no token was received; send the metadata `authorization: Bearer TOKEN`")
-_WRONG_TOKEN = _refuse(
-    "the token received is not valid here; send the metadata `authorization: Bearer TOKEN` with one that is"
-)

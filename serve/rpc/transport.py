@@ -67,8 +67,8 @@ def channel_options(config: ServeConfig, *, shares_port: bool) -> list[tuple[str
             "grpc.http2.min_ping_interval_without_data_ms": _LEAST_PING_INTERVAL_MS,
             "grpc.max_connection_idle_ms": _ms(config.max_connection_idle_s),
             "grpc.max_connection_age_ms": _ms(config.max_connection_age_s),
-            # By then every call but a stream has been answered or given up.
-            "grpc.max_connection_age_grace_ms": _ms(config.max_deadline_s),
+            # By then every call but a stream has been answered or given up: its message had as long to arrive.
+            "grpc.max_connection_age_grace_ms": _ms(2 * config.max_deadline_s),
             # Otherwise a second server on the same port would start and share the connections unseen.
             "grpc.so_reuseport": int(shares_port),
         }.items()

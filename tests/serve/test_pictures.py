@@ -244,6 +244,22 @@ async def test_whoever_leaves_or_runs_out_of_time_is_not_waited_for(serving: Ser
         assert len(engine.batches) == 1
 
 
+async def test_the_time_that_pictures_took_is_not_given_to_their_digits_again(serving: Serving) -> None:
+    engine = FakeEngine()
+    async with (
+        serving(engine, picture_workers=1, max_deadline_s=3.0) as server,
+        AsyncDigitClient(server.address) as client,
+    ):
+        process = await held(client)
+        engine.hold()
+        call = asyncio.ensure_future(client.classify_pictures([one()], timeout_s=30))
+        await under_way(server, 1)
+        await asyncio.sleep(1)
+        process.resume()
+        with pytest.raises(TimedOut, match=r"no answer within [01]\.\d+ s"):
+            await call
+
+
 # Servers that read no pictures
 
 

@@ -356,7 +356,9 @@ class TestRefusalToStart:
         assert "refuses the graph" in done.stderr
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.parametrize("change", ["no graph", "an unlisted graph", "other input", "graph with another input"])
+    @pytest.mark.parametrize(
+        "change", ["no graph", "an unlisted graph", "other input", "too few labels", "graph with another input"]
+    )
     def test_a_model_that_is_not_what_this_server_serves(self, bundle: Path, tmp_path: Path, change: str) -> None:
         copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
         manifest = json.loads((copy / "manifest.json").read_text())
@@ -367,6 +369,8 @@ class TestRefusalToStart:
             del manifest["files"]["model.onnx"]
         elif change == "other input":
             manifest["input"]["dtype"] = "float32"
+        elif change == "too few labels":
+            manifest["labels"].pop()
         else:
             graph = (copy / "model.onnx").read_bytes().replace(b"pixels", b"pixelz")
             (copy / "model.onnx").write_bytes(graph)
@@ -378,6 +382,7 @@ class TestRefusalToStart:
             "no graph": "the bundle has no model.onnx; it has model.fp16.onnx; export it again",
             "an unlisted graph": "the manifest describes 'model.onnx', which is not among its files",
             "other input": "dtype='uint8'",
+            "too few labels": "the model has 9 labels, 10 were expected; export it again",
             "graph with another input": "the engine cannot run this model",
         }
         assert expected[change] in done.stderr.splitlines()[-1]

@@ -49,6 +49,17 @@ async def refusal(channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> grpc
     return refused.value
 
 
+async def test_who_is_not_let_in_is_counted_and_logged_under_no_method_of_his_choice(
+    serving: Serving, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(FakeEngine(), token_file=write(FIRST), access_log=1.0) as server:
+        for wrong in (None, OTHER):
+            assert not await admitted(server.address, wrong)
+    seen = [(call.method, call.code, call.reason) for call in caplog.records if call.name == "serve.rpc.access_log"]
+    assert seen == [("", "UNAUTHENTICATED", "no_token"), ("", "UNAUTHENTICATED", "wrong_token")]
+
+
 async def test_every_token_of_the_file_opens_and_nothing_else_does(
     serving: Serving, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
