@@ -181,8 +181,8 @@ def _open_bundle(source: Source) -> Bundle:
         if found != expected:
             raise StartupError(f"{path}: the model has {found}, {expected} was expected; export it again")
     if len(manifest.labels) != CLASSES:
-        found = len(manifest.labels)
-        raise StartupError(f"{path}: the model has {found} labels, {CLASSES} were expected; export it again")
+        labels = len(manifest.labels)
+        raise StartupError(f"{path}: the model has {labels} labels, {CLASSES} were expected; export it again")
     return bundle
 
 
