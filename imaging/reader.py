@@ -11,7 +11,7 @@ from imaging import segment
 from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
-from imaging.evidence import WIDEST, evidence, with_holders
+from imaging.evidence import WIDEST, evidence, with_holders, with_pens
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
@@ -188,6 +188,8 @@ def _candidates(ink: Ink, mask: Mask, *, many: bool) -> list[Candidate]:
         for share, region, (own, _, contrast), like in zip(shares, regions, cuts_out, likes, strict=True)
     ]
     scores = with_holders(regions, scores, [contrast for _, _, contrast in cuts_out])
+    if not many:
+        scores = with_pens(regions, scores, [contrast * stroke_width(own) for own, _, contrast in cuts_out])
     found = [
         Candidate(region=region, mask=own, pixels=pixels, contrast=contrast, likeness=float(like), score=score)
         for region, (own, pixels, contrast), like, score in zip(regions, cuts_out, likes, scores, strict=True)

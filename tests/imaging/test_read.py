@@ -125,6 +125,24 @@ def test_specks_are_not_part_of_the_digit(number):
     assert_is(one(picture), number)
 
 
+@pytest.mark.parametrize(("pen", "ink"), [(2, 60), (9, 180)], ids=["a hair", "the back's writing"])
+def test_what_is_thinner_or_fainter_than_the_pen_is_not_taken_for_its_digit(number, pen, ink):
+    picture = drawn(number, left=60, top=320, size=60, pen=7)
+    assert_is(one(stroke(picture, 1, left=250, top=120, size=200, pen=pen, ink=ink)), number)
+
+
+def test_a_piece_of_a_printed_field_is_not_taken_for_the_digit(number):
+    picture = drawn(number, left=420, top=330, size=60, pen=7)
+    side = np.array([(300, 270), (320, 270), (320, 420), (300, 420)], np.int32)
+    cv2.polylines(picture, [side], False, 60, 2)
+    assert_is(one(picture), number)
+
+
+def test_a_blot_does_not_make_a_thin_digit_a_hair(number):
+    picture = stroke(page(), number, left=100, top=60, size=220, pen=6, ink=30)
+    assert_is(one(cv2.circle(picture, (560, 420), 8, 30, -1)), number)
+
+
 def test_pixels_of_mnists_own_layout_come_back(number):
     pixels = one(drawn(number)).pixels
     np.testing.assert_array_equal(one(pixels).pixels, pixels)
