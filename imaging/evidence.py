@@ -1,8 +1,8 @@
 """What speaks for a region being the digit that a picture was taken of: a product of plain measures, each 0 to 1.
 
 Every one stands for something that photographs hold besides: shadows change on one side only, sheets and table tops
-are thicker than strokes, ruling is straight and thin, a box holds others, dust is small, and a
-hair is thinner than what a pen writes.
+are thicker than strokes, ruling is straight and thin, a box holds others, dust is small, and a hair has less ink than
+what a pen writes.
 """
 
 from collections.abc import Sequence
