@@ -35,7 +35,7 @@ from export.tolerances import load as load_tolerances
 from serve.engines import Pixels
 from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, INT8_GRAPH, open_onnx_runtime
 from train.data import Dataset
-from train.inference import predict
+from train.inference import accuracy, predict
 from train.models import MEAN, STD, Recogniser
 from train.storage import read_bytes, write_bytes
 
@@ -111,6 +111,7 @@ def export(options: Options) -> Bundle:
         network.to(memory_format=torch.channels_last)
     with stage(f"PyTorch in FP32 on {len(dataset.test):,} images"):
         test = TestSet.of(dataset, "torch fp32", lambda pixels: predict(recogniser, dataset.test))
+    _require_recorded_accuracy(checkpoint.metrics, test, tolerances["fp32"])
     report = Report(
         model={"name": name, "version": options.version},
         data=test.data,
@@ -134,6 +135,22 @@ def export(options: Options) -> Bundle:
     _refused_page(options.target).unlink(missing_ok=True)
     print(f"published {bundle.path}")
     return bundle
+
+
+def _require_recorded_accuracy(metrics: Mapping[str, float], test: TestSet, tolerances: Tolerances) -> None:
+    """Lets only a network through that is as good as its checkpoint, and so the card, says.
+
+    Raises:
+        ParityError: It is worse.
+    """
+    found = accuracy(test.reference, test.labels)
+    recorded = metrics.get("test_accuracy", found)  # a run that was interrupted has recorded none
+    if not recorded - found <= tolerances.max_accuracy_drop:
+        raise ParityError(
+            f"nothing is published: the checkpoint records an accuracy of {recorded:.2%} on the test images, but its "
+            f"network has {found:.2%} here, so its weights or this program have changed since; train again, or export "
+            "with the version that trained it"
+        )
 
 
 def _convert(recogniser: Recogniser, precision: Precision) -> bytes:

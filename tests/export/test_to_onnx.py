@@ -399,11 +399,27 @@ def test_disagreement_ends_the_command_with_one_and_publishes_nothing(export, ch
         name: each * float("nan") if each.is_floating_point() else each
         for name, each in load(checkpoint).weights.items()
     }
-    ended = export(changed(checkpoint, tmp_path, weights=weights), "--output", tmp_path / "bundle")
+    ended = export(changed(checkpoint, tmp_path, weights=weights, metrics={}), "--output", tmp_path / "bundle")
     assert ended.status == 1
     assert "error: nothing is published: onnx fp32: " in ended.err
     assert "360 images have probabilities that are NaN or infinite; none may" in ended.err
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_network_that_is_worse_than_its_checkpoint_says_is_not_published(export, checkpoint, tmp_path):
+    trained = load(checkpoint)
+    weights = {name: each.clone() for name, each in trained.weights.items()}
+    weights["21.weight"][[3, 8]] = weights["21.weight"][[8, 3]]  # threes and eights have changed places
+    ended = export(changed(checkpoint, tmp_path, weights=weights), "--output", tmp_path / "bundle")
+    assert ended.status == 1
+    recorded = f"the checkpoint records an accuracy of {trained.metrics['test_accuracy']:.2%} on the test images"
+    assert f"error: nothing is published: {recorded}, but its network has " in ended.err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_without_a_test_accuracy_is_published(export, checkpoint, tmp_path):
+    metrics = {"validation_loss": 0.5}
+    assert export(changed(checkpoint, tmp_path, metrics=metrics), "--output", tmp_path / "bundle").status == 0
 
 
 # A real failure in the middle of writing
