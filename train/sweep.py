@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -36,10 +37,6 @@ _RUNS_PER_GPU = 5
 
 # glibc would give every large tensor back to the system and fetch it anew at each step: 10 to 20 % of the time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-
-
-# The runs under way.
-_PROCESSES: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +83,38 @@ class Options:
         return RunFolder(self.runs / f"{self.recipe}-{seed}")
 
 
+class _Processes:
+    """The runs that were started. Once they are stopped no other starts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started: list[subprocess.Popen[str]] = []
+        self._stopped = False
+
+    def start(self, command: Sequence[str], threads: int) -> subprocess.Popen[str] | None:
+        """Returns the process, whose lines are to be read; None after `stop`."""
+        with self._lock:
+            if self._stopped:
+                return None
+            process = subprocess.Popen(
+                command,
+                env=os.environ | _KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self._started.append(process)
+            return process
+
+    def stop(self) -> bool:
+        """Ends those under way; returns whether nobody had done so before."""
+        with self._lock:
+            first, self._stopped = not self._stopped, True
+            for process in self._started:
+                process.terminate()
+            return first
+
+
 def sweep(options: Options) -> Path:
     """Trains, measures and writes.
 
@@ -100,15 +129,14 @@ def sweep(options: Options) -> Path:
     dataset = data.load(options.data, options.data_root)  # early: a missing data set is one message, not several
     jobs = options.jobs or min(options.seeds, cores() if device.type == "cpu" else _RUNS_PER_GPU)
     threads = max(1, cores() // jobs)
+    processes = _Processes()
     with ThreadPoolExecutor(jobs) as pool:
-        runs = [pool.submit(_run, options, seed, threads) for seed in range(options.seeds)]
         try:
+            runs = [pool.submit(_run, options, seed, threads, processes) for seed in range(options.seeds)]
             for run in as_completed(runs):
                 run.result()
         except BaseException:  # a failed run, or Ctrl-C: those under way end their epoch unsaved, the rest never start
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in _PROCESSES:
-                process.terminate()
+            processes.stop()
             raise
     where = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -122,8 +150,8 @@ def sweep(options: Options) -> Path:
     return path
 
 
-def _run(options: Options, seed: int, threads: int) -> None:
-    """Runs one training to its end in a process of its own, or goes on with it."""
+def _run(options: Options, seed: int, threads: int, processes: _Processes) -> None:
+    """Runs one training to its end in a process of its own, or goes on with it; if it fails, stops the others."""
     folder = options.folder(seed)
     command = [
         *(sys.executable, "-m", "train", options.recipe, "--seed", str(seed)),
@@ -132,22 +160,18 @@ def _run(options: Options, seed: int, threads: int) -> None:
         *(("--data-root", str(options.data_root)) if options.data_root else ()),
         *(("--resume",) if folder.last.exists() else ()),
     ]
-    with subprocess.Popen(
-        command,
-        env=os.environ | _KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    process = processes.start(command, threads)
+    if process is None:
+        return
+    with process:
         assert process.stdout is not None
-        _PROCESSES.add(process)
         for line in process.stdout:
             print(f"[{folder.path.name}] {line}", end="", flush=True)
-    _PROCESSES.discard(process)
-    if status := process.returncode:
+    # Here, not in the main thread: this one takes the next seed at once. A run that was stopped has not failed.
+    if process.returncode and processes.stop():
         raise RunError(
-            f"the run of seed {seed} ended with status {status}; see its lines above. Sweep again to go on with what "
-            f"there is, or delete {folder.path} to start it anew"
+            f"the run of seed {seed} ended with status {process.returncode}; see its lines above. Sweep again to go on "
+            f"with what there is, or delete {folder.path} to start it anew"
         )
 
 

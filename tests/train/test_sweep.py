@@ -124,18 +124,21 @@ def test_a_sweep_again_trains_nothing_and_gives_the_same_numbers(swept, folder):
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")} == states
 
 
-def test_a_run_that_fails_ends_the_sweep_with_its_status_and_writes_nothing(tmp_path):
+def test_a_run_that_fails_ends_the_sweep_which_starts_no_other_and_writes_nothing(tmp_path, monkeypatch):
+    start, started = subprocess.Popen, []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(a) or start(*a, **options))
     run = tmp_path / "runs" / "one_by_one-0"
     run.mkdir(parents=True)
     for name in ("best.pt", "last.pt"):
         (run / name).write_text("no tensors")
-    ended = command(tmp_path, *SMALL, "--seeds", "1")
+    ended = command(tmp_path, *SMALL, "--seeds", "3", "--jobs", "1")
     assert ended.status == 1
     assert "[one_by_one-0] error: " in ended.out
     assert ended.err.splitlines()[-1] == (
         "error: the run of seed 0 ended with status 1; see its lines above. Sweep again to go on with what there is, "
         f"or delete {run} to start it anew"
     )
+    assert len(started) == 1
     assert not (tmp_path / "results").exists()
 
 
