@@ -121,7 +121,8 @@ def export(options: Options) -> Bundle:
     )
     report = dataclasses.replace(report, pictures=gate.pictures(test, report.checks))
     document = report.to_json()
-    require_passed(document, options.target)
+    refused = refused_page(options.target)
+    require_passed(document, refused)
     origin = Checkpoint(
         sha256=hashlib.sha256(stored).hexdigest(),
         trained={
@@ -132,7 +133,7 @@ def export(options: Options) -> Bundle:
     )
     manifest = _describe(name, options.version, origin, report)
     bundle = publish(options.target, manifest, graphs | {PROBE: probe.choose(test)} | documents(manifest, document))
-    _refused_page(options.target).unlink(missing_ok=True)
+    refused.unlink(missing_ok=True)
     print(f"published {bundle.path}")
     return bundle
 
@@ -234,8 +235,8 @@ def describe(check: Check) -> str:
     return f"{check.name:<12} {'passed ' if check.passed else 'REFUSED'} {', '.join(words)}"
 
 
-def require_passed(report: Mapping[str, Any], target: Path) -> None:
-    """Lets only a report without findings through; the page of one with findings is left beside the target.
+def require_passed(report: Mapping[str, Any], refused: Path) -> None:
+    """Lets only a report without findings through; the page of one with findings is left at `refused`.
 
     Raises:
         ParityError: Something is wrong.
@@ -243,12 +244,13 @@ def require_passed(report: Mapping[str, Any], target: Path) -> None:
     findings = [f"{check['name']}: {finding}" for check in report["checks"] for finding in check["findings"]]
     if not findings:
         return
-    path = _refused_page(target)
-    write_bytes(path, page.render(report).encode())
-    raise ParityError(f"nothing is published: {'; '.join(findings)}; see {path}")
+    write_bytes(refused, page.render(report).encode())
+    raise ParityError(f"nothing is published: {'; '.join(findings)}; see {refused}")
 
 
-def _refused_page(target: Path) -> Path:
+def refused_page(target: Path) -> Path:
+    """Where the page of a refusal lies: beside the bundle's place."""
+    target = target.resolve()  # "." gets a name
     return target.with_name(f"{target.name}-refused.html")
 
 

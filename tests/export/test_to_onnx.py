@@ -169,6 +169,13 @@ def test_a_committee_is_published_like_a_network(export, checkpoint, tmp_path):
     assert [graph_.parity.flips for graph_ in manifest.graphs.values()] == [0, 0]
 
 
+def test_an_empty_working_folder_becomes_the_bundle(export, checkpoint, bundle, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export(checkpoint, "--output", ".").status == 0
+    assert content_of(tmp_path / "here") == content_of(bundle)
+
+
 # Bad checkpoints: each function makes one in a folder, from a good one.
 
 
