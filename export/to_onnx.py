@@ -35,9 +35,10 @@ from export.tolerances import load as load_tolerances
 from serve.engines import Pixels
 from serve.engines.onnx_runtime import GRAPH, HALF_GRAPH, INT8_GRAPH, open_onnx_runtime
 from train.data import Dataset
+from train.errors import TrainError
 from train.inference import accuracy, predict
 from train.models import MEAN, STD, Recogniser
-from train.storage import read_bytes, write_bytes
+from train.storage import make_folder, read_bytes, write_bytes
 
 # FP16 is slow on a CPU: the images on which the reference is least sure.
 _HALF_IMAGES = 2000
@@ -244,8 +245,13 @@ def require_passed(report: Mapping[str, Any], refused: Path) -> None:
     findings = [f"{check['name']}: {finding}" for check in report["checks"] for finding in check["findings"]]
     if not findings:
         return
-    write_bytes(refused, page.render(report).encode())
-    raise ParityError(f"nothing is published: {'; '.join(findings)}; see {refused}")
+    try:
+        make_folder(refused.parent, "choose another folder")
+        write_bytes(refused, page.render(report).encode())
+        more = f"see {refused}"
+    except TrainError as error:  # which must not hide the findings
+        more = f"there is no report: {error}"
+    raise ParityError(f"nothing is published: {'; '.join(findings)}; {more}")
 
 
 def refused_page(target: Path) -> Path:

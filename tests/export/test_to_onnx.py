@@ -413,6 +413,17 @@ def test_disagreement_ends_the_command_with_one_and_publishes_nothing(export, ch
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_refusal_says_why_wherever_its_page_is_to_lie(bundle, tmp_path):
+    report = json.loads((bundle / "parity.json").read_bytes())
+    report["checks"][0]["findings"] = ["all is wrong"]
+    page = tmp_path / "new" / "bundle-refused.html"
+    with pytest.raises(ParityError, match=r"onnx fp32: all is wrong; see .*/new/bundle-refused\.html"):
+        to_onnx.require_passed(report, page)
+    assert "all is wrong" in page.read_text("utf-8")
+    with pytest.raises(ParityError, match=r"onnx fp32: all is wrong; there is no report: .*/new \("):
+        to_onnx.require_passed(report, page.parent)
+
+
 def test_a_network_that_is_worse_than_its_checkpoint_says_is_not_published(export, checkpoint, tmp_path):
     trained = load(checkpoint)
     weights = {name: each.clone() for name, each in trained.weights.items()}
