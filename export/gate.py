@@ -189,7 +189,7 @@ class Report:
         model: `name` and `version`.
         data: `name` and `sha256` of the data set.
         images: Number of its test images.
-        tolerances: What was let pass, by precision.
+        tolerances: What was let pass, by precision; of a plan, by its name.
         checks: What was compared.
         unchecked: What could not be, and why.
         pictures: Images that changed their digit, by index, as base64 text.

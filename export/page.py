@@ -19,11 +19,12 @@ _TOLERANCES = {
 }
 
 
-def render(document: Mapping[str, Any]) -> str:
+def render(document: Mapping[str, Any], outcome: str = "nothing is published") -> str:
     """Writes the page.
 
     Args:
         document: What `parity.json` holds.
+        outcome: What findings, if there are any, mean for the bundle.
     """
     environment = Environment(
         loader=PackageLoader("export", ""),
@@ -47,6 +48,7 @@ def render(document: Mapping[str, Any]) -> str:
         document,
         shown={int(image) for image in document["pictures"]},
         passed=not any(check["findings"] for check in document["checks"]),
+        outcome=outcome,
         confidence_level=CONFIDENCE_LEVEL,
         tolerance_texts=_TOLERANCES,
     )

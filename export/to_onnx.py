@@ -236,8 +236,13 @@ def describe(check: Check) -> str:
     return f"{check.name:<12} {'passed ' if check.passed else 'REFUSED'} {', '.join(words)}"
 
 
-def require_passed(report: Mapping[str, Any], refused: Path) -> None:
-    """Lets only a report without findings through; the page of one with findings is left at `refused`.
+def require_passed(report: Mapping[str, Any], refused: Path, outcome: str = "nothing is published") -> None:
+    """Lets only a report without findings through.
+
+    Args:
+        report: What `parity.json` would hold.
+        refused: Where the page of a report with findings is left.
+        outcome: What findings mean for the bundle, for people.
 
     Raises:
         ParityError: Something is wrong.
@@ -247,11 +252,11 @@ def require_passed(report: Mapping[str, Any], refused: Path) -> None:
         return
     try:
         make_folder(refused.parent, "choose another folder")
-        write_bytes(refused, page.render(report).encode())
+        write_bytes(refused, page.render(report, outcome).encode())
         more = f"see {refused}"
     except TrainError as error:  # which must not hide the findings
         more = f"there is no report: {error}"
-    raise ParityError(f"nothing is published: {'; '.join(findings)}; {more}")
+    raise ParityError(f"{outcome}: {'; '.join(findings)}; {more}")
 
 
 def refused_page(target: Path) -> Path:

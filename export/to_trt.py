@@ -87,8 +87,8 @@ class Options(to_onnx.Target):
         """Refuse what contradicts itself or is out of range, before any work."""
         if (self.checkpoint is None) == (self.bundle is None):
             raise OptionError("give either a checkpoint, such as runs/compact/best.pt, or --bundle DIR")
-        if self.bundle is not None and (self.output, self.name, self.version) != (None, None, "1"):
-            raise OptionError("--output, --name and --version belong to a checkpoint; a bundle keeps its own")
+        if self.bundle is not None and (self.output, self.name, self.version, self.int8) != (None, None, "1", False):
+            raise OptionError("--output, --name, --version and --int8 belong to a checkpoint; a bundle keeps its own")
         if not 0 <= self.builder_level <= 5:
             raise OptionError(f"--builder-level is {self.builder_level}; 0 to 5 was expected")
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -192,13 +192,16 @@ def add_plan(bundle: Bundle, options: Options, tolerances: Tolerances) -> Bundle
     name = plan.file_name
     report_document = json.loads(bundle.read(to_onnx.REPORT))
     report_document["checks"] = [check for check in report_document["checks"] if check["name"] != name]
-    report_document["unchecked"].pop(name, None)
+    for part in ("unchecked", "tolerances"):
+        report_document[part].pop(name, None)
+    refused = to_onnx.refused_page(bundle.path)
     if isinstance(gpu, Gpu):
         test, check = _check(bundle, built.content, plan, tolerances, options.data_root)
         report_document["checks"].append(dataclasses.asdict(check))
         report_document["pictures"] |= gate.pictures(test, [check])
-        report_document["tolerances"][options.precision] = dataclasses.asdict(tolerances)
-        to_onnx.require_passed(report_document, to_onnx.refused_page(bundle.path))
+        # Under the plan's own name: those of its precision are what the graphs were held to.
+        report_document["tolerances"][name] = dataclasses.asdict(tolerances)
+        to_onnx.require_passed(report_document, refused, "no plan is published, the bundle is as it was")
         plan = dataclasses.replace(plan, parity=to_onnx.summary(check))
     else:
         print(f"  {name} was not run: {gpu}")
@@ -207,6 +210,7 @@ def add_plan(bundle: Bundle, options: Options, tolerances: Tolerances) -> Bundle
     kept = {file: bundle.read(file) for file in bundle.manifest.files}
     files = kept | {name: built.content} | to_onnx.documents(manifest, report_document)
     published = publish(bundle.path, manifest, files)
+    refused.unlink(missing_ok=True)
     print(f"published {published.path} with {name}")
     return published
 

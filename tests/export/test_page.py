@@ -117,7 +117,8 @@ def test_a_passed_report_says_so():
 def test_a_refused_report_says_what_was_found_and_where():
     refused = document(wrong=30)
     shown = Page(page.render(refused))
-    assert "Refused. Nothing was published." in shown.text
+    assert "Refused. Nothing is published." in shown.text
+    assert "Refused. The plan is not." in Page(page.render(refused, "the plan is not")).text
     assert "Passed. Everything" not in shown.text
     assert (shown.row("onnx fp32")[1], shown.row("torch fp16")[1]) == ("passed", "refused")
     findings = [finding for check in refused["checks"] for finding in check["findings"]]

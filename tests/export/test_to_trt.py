@@ -1,21 +1,29 @@
 """The command that adds a plan: with the real builder of TensorRT for RTX, and without any."""
 
+import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bundle import Bundle
-from bundle.manifest import Profile
+from bundle.manifest import Gpu, Profile
 from export import to_trt
 from export.errors import MissingLibraryError, OptionError
 from export.to_trt import find_product, parse_profile
+from export.tolerances import DEFAULTS
+from serve.engines import products
 from serve.engines.gpu import find_gpu
+from serve.engines.onnx_runtime import open_onnx_runtime
 from serve.engines.products import TENSORRT, TENSORRT_RTX
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
@@ -95,6 +103,47 @@ def test_a_bundle_takes_several_plans_and_one_of_each_kind(run, own):
     assert len(json.loads((own / "parity.json").read_text())["unchecked"]) == 2
 
 
+@pytest.fixture
+def on_a_gpu(monkeypatch) -> Callable[..., None]:
+    """Called with what stands in for the plan's answers, gives this machine a GPU that has them."""
+    gpu = Gpu(name="NVIDIA H200", compute_capability="9.0", driver="13.0")
+    monkeypatch.setattr(to_trt, "find_gpu", lambda: gpu)
+
+    def answer(with_: Callable[[np.ndarray], np.ndarray]) -> None:
+        products.choose(TENSORRT_RTX)
+        from serve.engines import tensorrt
+
+        shots = [SimpleNamespace(size=size, run=with_) for size in (1, 8)]
+        engine = tensorrt.TensorRtEngine(shots, SimpleNamespace(product="tensorrt-rtx", precision="fp32"))
+        monkeypatch.setattr(tensorrt, "open_tensorrt", lambda content, plan, own: nullcontext(engine))
+
+    return answer
+
+
+@needs_rtx
+def test_a_plan_is_published_with_its_own_tolerances_or_refused_beside_the_bundle(run, own, on_a_gpu, tmp_path):
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    (tmp_path / "loose.toml").write_text("[fp32]\nmax_difference = 0.9\n")
+    arguments = ("--bundle", own, "--precision", "fp32", "--tolerances", tmp_path / "loose.toml")
+    page = tmp_path / "own-refused.html"
+
+    on_a_gpu(lambda pixels: np.full((len(pixels), 10), 0.1, np.float32))
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert "error: no plan is published, the bundle is as it was: tensorrt-rtx-" in err
+    assert "Refused. No plan is published, the bundle is as it was." in re.sub("<[^>]*>", "", page.read_text("utf-8"))
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+
+    with open_onnx_runtime(before["model.onnx"]) as engine:
+        on_a_gpu(engine.run)
+        assert run(*arguments)[0] == 0
+    [name] = Bundle.open(own).manifest.plans
+    tolerances = json.loads((own / "parity.json").read_text())["tolerances"]
+    assert tolerances["fp32"] == dataclasses.asdict(DEFAULTS["fp32"])
+    assert tolerances[name]["max_difference"] == 0.9
+    assert not page.exists()
+
+
 @needs_rtx
 def test_a_builder_that_refuses_leaves_the_bundle_as_it_was(run, own):
     before = {path.name: path.read_bytes() for path in own.iterdir()}
@@ -167,11 +216,12 @@ def test_a_wrong_option_is_refused_before_any_work(run, checkpoint, tmp_path, ar
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_bundle_keeps_its_name_and_place(run, own):
-    status, _, err = run("--bundle", own, "--name", "other")
+@pytest.mark.parametrize("option", [("--name", "other"), ("--int8",)])
+def test_a_bundle_keeps_its_name_and_graphs(run, own, option):
+    status, _, err = run("--bundle", own, *option)
     assert (status, err) == (
         1,
-        "error: --output, --name and --version belong to a checkpoint; a bundle keeps its own\n",
+        "error: --output, --name, --version and --int8 belong to a checkpoint; a bundle keeps its own\n",
     )
 
 
