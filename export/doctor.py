@@ -104,8 +104,9 @@ def facts(machine: Machine) -> dict[str, str]:
     from serve.engines.products import PRODUCTS
 
     providers = machine.providers if isinstance(machine.providers, str) else ", ".join(machine.providers)
-    both = " (both builds are installed: pip uninstall onnxruntime)" if set(_RUNTIMES) <= _installed_runtimes() else ""
     gpu = machine.gpu
+    mend = " && ".join(_install(["cpu" if isinstance(gpu, str) else "gpu"]))
+    both = f" (both builds are installed: {mend})" if set(_RUNTIMES) <= _installed_runtimes() else ""
     described = gpu if isinstance(gpu, str) else f"{gpu.name}, compute capability {gpu.compute_capability}"
     return {
         "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
@@ -276,10 +277,13 @@ def _install(extras: Sequence[str]) -> Iterator[str]:
     """The commands that install extras, with one build of ONNX Runtime and never both."""
     if not extras:
         return
-    if "gpu" in extras and "onnxruntime" in _installed_runtimes():
-        yield "pip uninstall onnxruntime"
     # The extra for the GPU brings an ONNX Runtime of its own.
     chosen = [extra for extra in extras if not (extra == "cpu" and "gpu" in extras)]
+    wanted = {build for build, extra in _RUNTIMES.items() if extra in chosen}
+    installed = _installed_runtimes()
+    if wanted and installed - wanted:
+        # All of them: each has overwritten files of the other, and takes them along when it goes.
+        yield f"pip uninstall {' '.join(sorted(installed))}"
     yield f"pip install '.[{','.join(chosen)}]'"
 
 

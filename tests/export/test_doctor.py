@@ -179,10 +179,15 @@ def test_the_two_builds_of_onnx_runtime_are_never_advised_together(verdicts, mac
     assert verdicts()["build-tensorrt"]["install"] == ["pip install '.[gpu]'"]
 
 
-def test_both_builds_of_onnx_runtime_at_once_are_told(run, machine):
-    machine({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
-    out = run()[1]
-    assert out.count("both builds are installed: pip uninstall onnxruntime") == 2
+@pytest.mark.parametrize(("gpu", "extra"), [("no GPU", "cpu"), (GPU, "gpu")])
+def test_both_builds_of_onnx_runtime_at_once_are_told_with_how_to_have_one_that_works(
+    run, verdicts, machine, gpu, extra
+):
+    machine(NO_TENSORRT | {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}, gpu=gpu)
+    out = " ".join(run()[1].split())
+    mend = "pip uninstall onnxruntime onnxruntime-gpu"
+    assert out.count(f"both builds are installed: {mend} && pip install '.[{extra}]'") == 2
+    assert verdicts()["serve-gpu"]["install"] == [mend, "pip install '.[gpu]'"]
 
 
 def test_each_tensorrt_is_installed_by_its_own_extra_and_only_one_needs_a_gpu_to_build(verdicts, machine):
