@@ -23,8 +23,8 @@ from train.inference import examine
 from train.models import parameter_count
 from train.recipes import RECIPES
 from train.run import RunFolder, check_name
-from train.storage import read_bytes, save_json
-from train.sweep import LIBRARIES
+from train.storage import make_folder, read_bytes, save_json
+from train.sweep import LIBRARIES, result_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Options:
     """Replace an earlier run of that name."""
 
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("benchmarks/results")
-    """Folder that accuracy-NAME.json is written to."""
+    """Folder that accuracy-NAME.json, or for other data than MNIST accuracy-NAME-DATA.json, is written to."""
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:
@@ -72,6 +72,7 @@ def convene(options: Options) -> Checkpoint:
     """
     folder = RunFolder(options.runs / options.name)
     device = choose_device(options.device)
+    make_folder(options.results, "choose another folder with --results")
     with folder.reserved(resume=False, overwrite=options.overwrite):
         # Each file is read once: training may replace it at any moment.
         stored = [read_bytes(path) for path in options.members]
@@ -81,7 +82,7 @@ def convene(options: Options) -> Checkpoint:
         committee = replace(committee, metrics=examine(committee.recogniser().to(device), dataset.test))
         folder.clear()
         checkpoint.save(folder.best, committee)
-    _write_result(options.results / f"accuracy-{options.name}.json", options.name, committee)
+    _write_result(result_path(options.results, options.name, dataset.name), options.name, committee)
     return committee
 
 
@@ -131,7 +132,6 @@ def _common_dataset(options: Options, members: Sequence[Checkpoint]) -> Dataset:
 
 
 def _write_result(path: Path, name: str, committee: Checkpoint) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "recipe": {"name": name, "architecture": committee.architecture} | committee.recipe,
         "parameters": parameter_count(committee.network()),

@@ -28,7 +28,7 @@ from train.hardware import DeviceName, PrecisionName, choose_device, choose_prec
 from train.models import build, parameter_count
 from train.recipes import RECIPES
 from train.run import FORMAT_VERSION, RunFolder
-from train.storage import save_json
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("torch", "torchvision", "numpy")
 
@@ -129,6 +129,7 @@ def sweep(options: Options) -> Path:
     dataset = data.load(options.data, options.data_root)  # early: a missing data set is one message, not several
     jobs = options.jobs or min(options.seeds, cores() if device.type == "cpu" else _RUNS_PER_GPU)
     threads = max(1, cores() // jobs)
+    make_folder(options.results, "choose another folder with --results")  # before the work, not after it
     processes = _Processes()
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -143,8 +144,7 @@ def sweep(options: Options) -> Path:
         "precision": str(choose_precision(options.precision, device)).removeprefix("torch."),
         "runs at a time": jobs,
     }
-    name = options.recipe if options.data == "mnist" else f"{options.recipe}-{options.data}"
-    path = options.results / f"accuracy-{name}.json"
+    path = result_path(options.results, options.recipe, options.data)
     results = [run_result(options.folder(seed)) for seed in range(options.seeds)]
     write_result(path, options.recipe, dataset, results, where)
     return path
@@ -175,13 +175,21 @@ def _run(options: Options, seed: int, threads: int, processes: _Processes) -> No
         )
 
 
+def result_path(folder: Path, name: str, data_name: str) -> Path:
+    """The file of results of a recipe, or of a committee, on a data set."""
+    return folder / f"accuracy-{name if data_name == 'mnist' else f'{name}-{data_name}'}.json"
+
+
 def run_result(folder: RunFolder) -> dict[str, Any]:
     """What one finished run gave.
 
     Raises:
-        RunError: It was trained by a version that did not record all of this.
+        RunError: Its history is missing, or of a version that did not record all of this.
     """
-    history = json.loads(folder.history.read_text())
+    try:
+        history = json.loads(folder.history.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{folder.history} is missing; restore it, or delete {folder.path} and sweep again") from error
     if history.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{folder.path} is of another version of this program; delete it, and sweep again")
     best = history["epochs"][history["best_epoch"] - 1]
@@ -210,7 +218,6 @@ def write_result(
     recipes = [run.pop("recipe") for run in runs]
     if any(each != recipes[0] for each in recipes):
         raise RunError(f"the runs of {recipe} differ in more than the seed; give --runs another folder to start anew")
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "recipe": {"name": recipe, **recipes[0]},
         "parameters": parameter_count(build(recipes[0]["architecture"], **recipes[0]["arguments"])),

@@ -56,7 +56,7 @@ def test_a_committee_answers_with_the_mean_of_its_members_logits(convene, tmp_pa
 def test_its_result_stands_beside_those_of_the_sweeps(convene, tmp_path, trained, other):
     convene(trained, other, "--name", "both")
     joined = checkpoints.load(tmp_path / "runs/both/best.pt")
-    result = json.loads((tmp_path / "benchmarks/results/accuracy-both.json").read_text())
+    result = json.loads((tmp_path / "benchmarks/results/accuracy-both-digits8x8.json").read_text())
     assert result["mean"] == joined.metrics
     assert result["parameters"] == 2 * 16_146
     assert [member["seed"] for member in result["recipe"]["members"]] == [checkpoints.load(trained).seed, 1]
@@ -75,6 +75,14 @@ def test_members_of_different_data_are_refused(convene, tmp_path, trained):
     status, _, error = convene(trained, foreign)
     assert status == 1
     assert "share their data" in error
+
+
+def test_results_that_could_not_be_written_are_refused_before_any_work(convene, tmp_path, trained, other):
+    (tmp_path / "file").write_text("")
+    status, _, error = convene(trained, other, "--results", tmp_path / "file" / "results")
+    assert status == 1
+    assert "cannot be made (Not a directory); choose another folder with --results" in error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_file_that_is_no_checkpoint_is_named(convene, tmp_path, trained):

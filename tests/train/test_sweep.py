@@ -139,7 +139,7 @@ def test_a_run_that_fails_ends_the_sweep_which_starts_no_other_and_writes_nothin
         f"or delete {run} to start it anew"
     )
     assert len(started) == 1
-    assert not (tmp_path / "results").exists()
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_a_sweep_that_is_terminated_leaves_no_run_behind(tmp_path):
@@ -173,6 +173,19 @@ def test_a_mistake_is_one_line_on_stderr_and_status_1_and_starts_nothing(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_that_could_not_be_written_are_refused_before_any_training(tmp_path):
+    (tmp_path / "results").write_text("")
+    ended = command(tmp_path, *SMALL)
+    assert (ended.status, ended.out) == (1, "")
+    assert "results cannot be made (File exists); choose another folder with --results" in ended.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_its_history_is_an_error_that_names_the_file(folder):
+    with pytest.raises(RunError, match=r"history\.json is missing; restore it, or delete .* and sweep again"):
+        sweep.run_result(RunFolder(folder / "nowhere"))
+
+
 def result(seed: int, **changes: object) -> dict[str, object]:
     """What `run_result` gives."""
     return {
@@ -192,8 +205,8 @@ class TestTheFile:
         monkeypatch.chdir(ROOT)
 
     def test_of_one_run_has_no_deviation(self, tmp_path, dataset):
-        sweep.write_result(tmp_path / "a" / "b.json", "one_by_one", dataset, [result(0)], {})
-        document = json.loads((tmp_path / "a" / "b.json").read_text())
+        sweep.write_result(tmp_path / "b.json", "one_by_one", dataset, [result(0)], {})
+        document = json.loads((tmp_path / "b.json").read_text())
         assert document["mean"]["test_accuracy"] == 0.9
         assert document["standard_deviation"] is None
 
