@@ -12,7 +12,7 @@ from export.parity import CONFIDENCE_LEVEL, name_digit
 
 _TOLERANCES = {
     "max_difference": "largest difference of a probability",
-    "max_accuracy_drop": "accuracy lost, as a share of all images",
+    "max_accuracy_drop": "accuracy lost, as a share of the images compared",
     "max_flip_margin": "lead of the reference where the digit may change",
     "max_batch_difference": "largest difference between batches",
     "min_headroom": "times a layer's largest value must fit below 65,504",

@@ -36,7 +36,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Accuracy lost, as a share of all images; negative where the candidate is the better one.
+    """Accuracy lost, as a share of the images compared; negative where the candidate is the better one.
 
     Attributes:
         value: Measured.

@@ -183,7 +183,7 @@ def test_every_tolerance_is_shown():
     shown = Page(page.render(document()))
     named = [
         ("largest difference of a probability", "max_difference"),
-        ("accuracy lost, as a share of all images", "max_accuracy_drop"),
+        ("accuracy lost, as a share of the images compared", "max_accuracy_drop"),
         ("lead of the reference where the digit may change", "max_flip_margin"),
         ("largest difference between batches", "max_batch_difference"),
         ("times a layer's largest value must fit below 65,504", "min_headroom"),
