@@ -107,7 +107,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
 
 def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Divides a split at random, but always in the same way: no run has learnt what another holds out.
+    """Divides a split at random, but always in the same way: no run has learnt what another of that fraction holds out.
 
     Args:
         split: What to divide.
