@@ -9,7 +9,8 @@ What each check measures, in the order in which they run:
     range fp16    the largest value of each layer, and the weights, against what FP16 can hold
     a plan        the TensorRT engine on its GPU, once for each of several batch sizes
 
-An engine has to give one image the same answer in any company, too: alone, and at every place of larger batches.
+An engine has to give one image the same answer in any company, too: alone (of a plan, in the smallest batch that it
+takes) and at up to sixteen places of each larger batch.
 """
 
 import base64
@@ -170,7 +171,7 @@ def in_batches(run: Run, pixels: Pixels, sizes: Sequence[int]) -> Probabilities:
 def _rotate(
     run: Run, pixels: Pixels, sizes: Sequence[int]
 ) -> tuple[list[tuple[npt.NDArray[np.intp], Probabilities]], Probabilities]:
-    """Answers to the same images in batches of each size, rotated through their places, and to each image alone."""
+    """Answers to the same images in batches of each size, rotated through their places, and in the smallest."""
     largest, smallest = min(max(sizes), len(pixels)), min(sizes)
     alone = in_batches(run, pixels[:largest], [smallest])
     answers = []

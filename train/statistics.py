@@ -339,7 +339,7 @@ def doubtful(neighbours: Neighbours, count: int) -> list[Oddity]:
     They are those whose distance to their own class is largest in proportion to that to the nearest other class.
     """
     own, other, _ = _to_classes(neighbours)
-    # A duplicate under another label is as odd as can be.
+    # The other class is at a distance of 0 where its nearest images are all duplicates of this one.
     return _oddities(neighbours, own / np.maximum(other, 1e-6), count)
 
 
