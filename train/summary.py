@@ -144,18 +144,23 @@ def _name(module: nn.Module) -> str:
 
 def main() -> int:
     """Exit status: 0, or 2 for an architecture that is not known."""
+    names = ", ".join(name for name in ARCHITECTURES if name != "committee")  # whose members no name tells
+    usage = f"usage: python -m train.summary NAME, one of {names}"
     match sys.argv[1:]:
+        case ["-h" | "--help"]:
+            print(usage)
+            return 0
         case [name] if name in ARCHITECTURES:
             try:
                 print(table(summarise(build(name))))
-            except ArchitectureError as error:  # a committee is made of members that a name does not tell
+            except ArchitectureError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
             return 0
         case [name]:
             print(f"error: {unknown_name('architecture', name, ARCHITECTURES)}", file=sys.stderr)
         case _:
-            print(f"usage: python -m train.summary NAME, one of {', '.join(ARCHITECTURES)}", file=sys.stderr)
+            print(usage, file=sys.stderr)
     return 2
 
 

@@ -52,6 +52,13 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(monkeypatch, caps
     assert message in capsys.readouterr().err
 
 
+def test_the_help_names_all_that_it_shows(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["summary", "--help"])
+    assert main() == 0
+    names = capsys.readouterr().out.removeprefix("usage: python -m train.summary NAME, one of ").strip().split(", ")
+    assert set(names) == ARCHITECTURES.keys() - {"committee"}
+
+
 def test_an_architecture_that_cannot_be_built_by_its_name_alone_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["summary", "committee"])
     assert main() == 2
