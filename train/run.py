@@ -5,6 +5,7 @@ go on. `history.json` is for people and plots.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -91,7 +92,7 @@ class RunFolder:
             RunError: It holds a run and neither flag is set, or there is nothing to resume, or another run is under
                 way in it, or it cannot be written to.
         """
-        if resume and not self.path.exists():
+        if resume and not os.path.exists(self.path):  # False, too, where the name is too long for a folder
             raise RunError(f"there is no run in {self.path}; start it without --resume, or check --name and --runs")
         make_folder(self.path, "choose a folder with --runs")
         try:

@@ -76,6 +76,7 @@ class TestATypingMistake:
         (("--name", "a/b"), "--name is 'a/b'; it must be the plain name of a folder"),
         (("--resume", "--overwrite"), "exclude each other"),
         (("--resume",), "there is no run in"),
+        (("--resume", "--runs", ".", "--name", 300 * "a"), "there is no run in"),
         (("--runs", "/dev/null"), "cannot be made"),
         (("--dropout", "2"), "between 0 and 1"),
         (("--batch-size", "5000"), "must be at most 1293"),
