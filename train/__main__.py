@@ -80,11 +80,12 @@ def main() -> int:
     arguments = sys.argv[1:]
     try:
         command = parse(arguments)
+        earlier = _written(command.folder.last)
         try:
             execute(command)
         except KeyboardInterrupt:
             if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all of its workers
-                print(f"\ninterrupted: {_how_to_go_on(command.folder, arguments)}", file=sys.stderr)
+                print(f"\ninterrupted: {_how_to_go_on(command, arguments, earlier)}", file=sys.stderr)
             return INTERRUPTED
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -204,9 +205,21 @@ def _summary(best: Checkpoint, folder: RunFolder) -> str:
     )
 
 
-def _how_to_go_on(folder: RunFolder, arguments: list[str]) -> str:
-    if not folder.last.exists():
+def _written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _how_to_go_on(command: Command, arguments: list[str], earlier: int | None) -> str:
+    """`earlier`: what `_written` said of `last.pt` before the run."""
+    folder, now = command.folder, _written(command.folder.last)
+    if now is None:
         return "no epoch was complete, nothing was saved"
+    if command.overwrite and now == earlier:
+        return f"no epoch was complete, the earlier run in {folder.path} is as it was"
     if distributed.is_torchelastic_launched():
         return f"{folder.best} holds the best epoch so far. Go on with the same torchrun command and --resume"
     kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]

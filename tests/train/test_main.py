@@ -161,6 +161,22 @@ class TestARun:
         assert again.splitlines()[-3:] == first.splitlines()[-3:]
 
 
+def test_ctrl_c_before_an_earlier_run_is_replaced_says_that_it_is_as_it_was(run, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "compact").mkdir(parents=True)
+    for name in ("best.pt", "last.pt"):
+        (tmp_path / "runs" / "compact" / name).write_text("earlier")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.data.load", interrupted)
+    status, _, err = run(*SMALL, "--overwrite")
+    assert (status, err) == (
+        130,
+        "\ninterrupted: no epoch was complete, the earlier run in runs/compact is as it was\n",
+    )
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "train", *SMALL, "--epochs", "10000", "--runs", str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
