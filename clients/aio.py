@@ -118,7 +118,7 @@ class AsyncDigitClient:
             if failed:
                 raise failed[0] from None
             if isinstance(error, asyncio.CancelledError):
-                raise
+                raise _cancelled(call, error) from None
             raise call.error(error.code(), error.details()) from error
         finally:
             answers.cancel()
@@ -140,6 +140,8 @@ class AsyncDigitClient:
             except grpc.aio.AioRpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                     raise call.error(error.code(), error.details()) from error
+            except asyncio.CancelledError as error:
+                raise _cancelled(call, error) from None
             finally:
                 statuses.cancel()
 
@@ -181,8 +183,10 @@ class AsyncDigitClient:
         except grpc.aio.AioRpcError as error:
             raise call.error(error.code(), error.details()) from error
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task and task.cancelling():
-                raise
-            # Nobody cancelled the caller: the connection was closed under the call.
-            raise call.error(grpc.StatusCode.CANCELLED, "the client was closed") from error
+            raise _cancelled(call, error) from None
+
+
+def _cancelled(call: Call, error: asyncio.CancelledError) -> BaseException:
+    """What a cancelled request means: if nobody cancelled the caller, the connection was closed under the call."""
+    task = asyncio.current_task()
+    return error if task and task.cancelling() else call.error(grpc.StatusCode.CANCELLED, "the client was closed")

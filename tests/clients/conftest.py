@@ -101,6 +101,10 @@ class ObedientServer(digits_pb2_grpc.DigitRecognizerServicer):
         predictions = [digits_pb2.Prediction(digit=9, probabilities=self.probabilities)] * images
         return digits_pb2.ClassifyResponse(model="told", version="1", predictions=predictions)
 
+    def ClassifyStream(self, requests, context):
+        for request in requests:
+            yield digits_pb2.ClassifyStreamResponse(response=self.Classify(request, context))
+
     def GetModel(self, request, context):
         self._record(request, context)
         return digits_pb2.Model(name="told", version="1")

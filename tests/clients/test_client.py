@@ -439,6 +439,26 @@ async def test_closing_the_async_client_ends_its_calls_without_cancelling_their_
         await call
 
 
+async def test_closing_the_async_client_ends_its_streams_and_who_waits_likewise(obedient):
+    async def batches() -> AsyncIterator[np.ndarray]:
+        sending.set()
+        await asyncio.Event().wait()
+        yield ONE
+
+    obedient.report(serving=False)
+    sending = asyncio.Event()
+    client = AsyncDigitClient(obedient.address)
+    calls = [
+        asyncio.ensure_future(anext(client.stream(batches(), timeout_s=30))),
+        asyncio.create_task(client.wait_until_ready(timeout_s=30)),
+    ]
+    await sending.wait()
+    await client.close()
+    for call in calls:
+        with pytest.raises(ServerError, match="the client was closed"):
+            await call
+
+
 async def test_a_cancelled_caller_of_the_async_client_sees_its_own_cancellation(obedient):
     obedient.hold.clear()
     async with AsyncDigitClient(obedient.address) as client:
