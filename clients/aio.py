@@ -51,7 +51,7 @@ class AsyncDigitClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
+        """Close the connection. Requests in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
         self._caller.close()
         await self._channel.close()
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -66,7 +67,7 @@ class DigitClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
+        """Close the connection. Requests in flight raise ServerError with code CANCELLED, later ones ClientClosed."""
         self._caller.close()
         self._channel.close()
 
@@ -166,7 +167,8 @@ class DigitClient:
                 answers.cancel()
 
         call = self._caller.call(timeout_s)
-        answers = self._stub.ClassifyStream(requests(), timeout=call.timeout_s, metadata=call.metadata)
+        with self._unless_closed():
+            answers = self._stub.ClassifyStream(requests(), timeout=call.timeout_s, metadata=call.metadata)
         try:
             for response in answers:
                 yield wire.from_streamed(call, response)
@@ -191,7 +193,10 @@ class DigitClient:
         """
         call = self._caller.call(timeout_s)
         while True:
-            statuses = self._watch(health.REQUEST, timeout=call.timeout_s, metadata=call.metadata, wait_for_ready=True)
+            with self._unless_closed():
+                statuses = self._watch(
+                    health.REQUEST, timeout=call.timeout_s, metadata=call.metadata, wait_for_ready=True
+                )
             try:
                 if health.SERVING in statuses:
                     return
@@ -245,8 +250,15 @@ class DigitClient:
         call: Call,
     ) -> wire.Response:
         try:
-            return method(request, timeout=call.timeout_s, metadata=call.metadata)
-        except ValueError as error:  # another thread has closed the channel since
-            raise self._caller.closed() from error
+            with self._unless_closed():
+                return method(request, timeout=call.timeout_s, metadata=call.metadata)
         except grpc.RpcError as error:
             raise call.error(error.code(), error.details()) from error
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Says what gRPC means when it is asked for a call after another thread has closed the channel."""
+        try:
+            yield
+        except ValueError as error:
+            raise self._caller.closed() from error

@@ -411,8 +411,20 @@ async def test_an_async_client_that_was_closed_says_so_to_every_call(obedient):
 def test_a_call_that_finds_the_channel_closed_by_another_thread_says_so_too(obedient):
     client = DigitClient(obedient.address)
     client._channel.close()
-    with pytest.raises(ClientClosed):
-        client.classify(ONE)
+    for call in (lambda: client.classify(ONE), lambda: next(client.stream([ONE])), client.wait_until_ready):
+        with pytest.raises(ClientClosed):
+            call()
+
+
+def test_closing_ends_the_wait_for_a_server(obedient):
+    obedient.report(serving=False)
+    client = DigitClient(obedient.address)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(client.wait_until_ready, timeout_s=30)
+        client.get_model()  # meanwhile the wait begins
+        client.close()
+        with pytest.raises(ClientClosed):
+            waiting.result()
 
 
 def test_closing_ends_the_calls_that_are_under_way(obedient):
