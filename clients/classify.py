@@ -158,10 +158,19 @@ def _below(folder: Path) -> Iterator[Path]:
             for entry in itertools.chain(first, entries):
                 if entry.is_dir(follow_symlinks=False):
                     yield from _below(Path(entry.path))
-                elif entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES:
+                elif _is_picture(entry):
                     yield Path(entry.path)
     except OSError:
         yield folder  # which cannot be read, and is reported like a file
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    if Path(entry.name).suffix.lower() not in SUFFIXES:
+        return False
+    try:
+        return entry.is_file()
+    except OSError:
+        return True  # such as a link to itself, which is reported when it is read
 
 
 def _content(path: Path) -> bytes:

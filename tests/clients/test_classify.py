@@ -222,6 +222,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_classified(address, pictures,
     assert "truncated" in err.splitlines()[2]
 
 
+def test_a_link_that_leads_nowhere_hides_none_of_its_folder(address, pictures, tmp_path):
+    (tmp_path / "3.png").symlink_to("3.png")
+    status, out, err = classify(tmp_path, "--address", address)
+    assert (status, [line.split()[0] for line in out.splitlines()[1:]]) == (1, [str(path) for path in pictures])
+    assert err == f"error: {tmp_path / '3.png'}: cannot be read: Too many levels of symbolic links\n"
+
+
 def test_a_picture_without_a_digit_is_no_failure(address, tmp_path):
     (tmp_path / "blank.png").write_bytes(encoded(page()))
     status, out, err = classify(tmp_path / "blank.png", "--address", address)
