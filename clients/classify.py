@@ -193,9 +193,12 @@ def _answers(client: DigitClient, options: Options) -> Iterator[Answer]:
     pool = ThreadPoolExecutor(_THREADS)
     try:
         for path in find(options.paths):
-            waiting.append(pool.submit(_answer, client, path, options, since))
-            while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
+            if path != STDIN:
+                waiting.append(pool.submit(_answer, client, path, options, since))
+            while waiting and (waiting[0].done() or len(waiting) > _AHEAD or path == STDIN):
                 yield waiting.popleft().result()
+            if path == STDIN:  # may never come, and Ctrl-C reaches this thread only
+                yield _answer(client, path, options, since)
         while waiting:
             yield waiting.popleft().result()
     finally:

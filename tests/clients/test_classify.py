@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,21 @@ def test_a_figure_of_no_known_kind_is_an_error_of_its_picture(address, pictures,
 
 
 # What goes wrong
+
+
+def test_ctrl_c_ends_the_wait_for_standard_input(obedient, pictures):
+    command = [sys.executable, "-m", "clients.classify", pictures[0], "-", "--address", obedient.address]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout.readline().startswith(b"picture")
+            assert process.stdout.readline().startswith(os.fsencode(pictures[0]))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"interrupted\n"
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_classified(address, pictures, tmp_path):
