@@ -32,7 +32,11 @@ _SECONDS = 1.0
 class Options:
     """The fields' docstrings are the command line's help."""
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    checkpoints: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="CHECKPOINT ...", help_behavior_hint="(required)"),
+    ]
     """Checkpoints of MNIST to export."""
 
     repeats: Annotated[int, tyro.conf.arg(metavar="N")] = 5
@@ -96,9 +100,16 @@ def _throughput(session: Any) -> float:
 
 
 def main() -> int:
-    """Exit status 0."""
+    """Exit status: 0 when everything was measured, 1 when nothing was named or an export failed."""
     options = tyro.cli(Options, prog="python -m benchmarks.export", description=__doc__)
-    exports = [measure(checkpoint, options.repeats) for checkpoint in options.checkpoints]
+    if not options.checkpoints:
+        print("error: no checkpoints were named; name at least one", file=sys.stderr)
+        return 1
+    try:
+        exports = [measure(checkpoint, options.repeats) for checkpoint in options.checkpoints]
+    except subprocess.CalledProcessError as error:
+        print(f"error: `{' '.join(error.cmd[1:])}` ended with status {error.returncode}", file=sys.stderr)
+        return 1
     save_json(options.result, {"exports": exports, "conditions": conditions(LIBRARIES)})
     print(f"written to {options.result}")
     return 0
