@@ -117,6 +117,7 @@ def classify(options: Options) -> bool:
     """
     table = None if options.json else _Table(options)
     complete, failures, answered = True, 0, False
+    drawn: dict[Path, Path] = {}
     tls, token = options.access.tls(), options.access.token()
     with DigitClient(options.address, timeout_s=options.timeout_s, tls=tls, token=token) as client:
         for answer in _answers(client, options):
@@ -124,7 +125,7 @@ def classify(options: Options) -> bool:
             failures = failures + 1 if answer.failure else 0
             if answer.failure and failures == _PATIENCE:
                 raise answer.failure
-            error = answer.error or _draw(answer, options)
+            error = answer.error or _draw(answer, options, drawn)
             if options.json:
                 print(json.dumps(_document(answer)), flush=True)  # in ASCII: a name may be no text in any encoding
             elif table and not answer.error:
@@ -329,8 +330,8 @@ class _Table:
         ).replace("_", " ")
 
 
-def _draw(answer: Answer, options: Options) -> str:
-    """Write the figures that were asked for; returns what went wrong."""
+def _draw(answer: Answer, options: Options, drawn: dict[Path, Path]) -> str:
+    """Write the figures that were asked for; returns what went wrong. `drawn` has the picture of each so far."""
     from imaging import figure
 
     if answer.reading is None:
@@ -338,22 +339,27 @@ def _draw(answer: Answer, options: Options) -> str:
     labels = [str(each.digit) for each in answer.predictions]
     try:
         if options.annotate:
-            figure.annotated(answer.reading, labels).save(_target(options.annotate, answer.path, options))
+            figure.annotated(answer.reading, labels).save(_target(options.annotate, answer.path, options, drawn))
         if options.explain:
-            figure.explained(answer.reading, labels).save(_target(options.explain, answer.path, options))
+            figure.explained(answer.reading, labels).save(_target(options.explain, answer.path, options, drawn))
     except (OSError, ValueError) as error:
         return f"its figure cannot be written: {error}"
     return ""
 
 
-def _target(out: Path, path: Path, options: Options) -> Path:
+def _target(out: Path, path: Path, options: Options, drawn: dict[Path, Path]) -> Path:
     """Where a picture's figure belongs: `out` itself for a single file.
 
     In a folder that exists, or for several, it is below `out`, as in the pictures' folders.
+
+    Raises:
+        ValueError: The figure of another picture is there.
     """
     if len(options.paths) > 1 or options.paths[0].is_dir() or out.is_dir():
         parts = [part for part in path.parts if part not in (path.anchor, "..")]
         out = out.joinpath(*parts).with_name(path.name + ".png")
+    if (other := drawn.setdefault(out, path)) != path:
+        raise ValueError(f"{out} is that of {_line(other)}; draw one of the two elsewhere")
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
 

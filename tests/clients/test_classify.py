@@ -166,6 +166,14 @@ def test_figures_are_written_where_they_were_asked_for(address, pictures, tmp_pa
     assert sorted(path.name for path in (out / "all").rglob("*.png")) == ["2.png.png", "4.png.png", "5.png.png"]
 
 
+def test_a_figure_is_not_written_over_that_of_another_picture(address, pictures, tmp_path):
+    again = Path("/..", *pictures[0].parts[1:])
+    status, out, err = classify(pictures[0], again, "--annotate", tmp_path / "out", "--address", address)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 3, 1)
+    assert err.startswith(f"error: {again}: its figure cannot be written: {tmp_path / 'out'}")
+    assert f"is that of {pictures[0]}; draw one of the two elsewhere" in err
+
+
 def test_a_folder_that_exists_takes_the_figure_of_a_single_picture(address, pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
