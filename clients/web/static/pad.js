@@ -57,6 +57,7 @@ export class Pad extends EventTarget {
 
   undo() {
     this.#strokes.pop();
+    this.#pointer = undefined;
     this.#pen.down = false;
     this.#changed();
   }

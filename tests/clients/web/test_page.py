@@ -111,6 +111,16 @@ def test_undo_takes_back_one_stroke(page):
     expect(page.locator("#certainty")).to_have_text("No picture yet")
 
 
+def test_undo_ends_the_stroke_that_is_being_drawn(page):
+    draw(page, SEVEN[:2], hold=True)
+    page.keyboard.press("Control+z")
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(page.locator("#certainty")).to_have_text("No picture yet")
+    draw(page, SEVEN)
+    expect_answer(page, 7)
+
+
 def test_a_finger_draws_and_does_not_scroll(open_page):
     with open_page(**PHONE) as page:
         box = page.locator("#pad").bounding_box()
