@@ -9,7 +9,7 @@ export class Refused extends Error {
 
   /** Whether the fault is the server's absence, which only waiting mends. */
   get away() {
-    return [0, 502, 503].includes(this.status);
+    return [0, 503].includes(this.status);
   }
 }
 

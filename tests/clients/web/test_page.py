@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import imaging
-from clients import ServerBusy
+from clients import ServerBusy, ServerError
 from clients.web.app import MAX_PICTURE_BYTES
 from serve.process import module_process
 from tests.clients.web.browser import launch
@@ -337,6 +337,22 @@ def test_a_refused_load_is_said_and_the_picture_tried_again(page_with, champion,
         refuse[0] = False
         expect_answer(page, 7)
         expect(page.locator("#notice")).to_be_empty()
+
+
+def test_a_picture_on_which_the_server_fails_is_sent_once_and_the_fault_said(page_with, champion, open_page):
+    pictures = []
+
+    async def fail(data: bytes, *, many: bool) -> tuple[imaging.Digit, ...]:
+        pictures.append(data)
+        raise ServerError("it failed as told")
+
+    with page_with(fail, champion) as at, open_page(at, refusals=True) as page:
+        page.get_by_label("Picture…").set_input_files(EXAMPLES / "seven.png")
+        expect(page.locator("#notice")).to_have_text("It failed as told.")
+        for _ in range(3):  # the server is watched all the time, and after it was away all is asked again
+            page.wait_for_event("response", lambda response: response.url.endswith("/api/load"))
+        expect(page.get_by_role("alert")).to_be_hidden()
+        assert len(pictures) == 1
 
 
 # For everybody
