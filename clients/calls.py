@@ -47,11 +47,14 @@ class Caller:
         address: Where they go.
         timeout_s: Deadline of those that set none of their own.
         token: What they bring along.
+
+    Raises:
+        InvalidImages: `timeout_s` is no time that can pass: every call has a deadline.
     """
 
     def __init__(self, address: Address, timeout_s: float, token: str | None) -> None:
         self._address = address if isinstance(address, str) else ",".join(address)
-        self._timeout_s = timeout_s
+        self._timeout_s = _checked(timeout_s)
         self._metadata = access.metadata(token)
         self._closed = False
 
@@ -67,14 +70,10 @@ class Caller:
         """A call that begins now.
 
         Raises:
-            InvalidImages: `timeout_s` is no time that can pass: every call has a deadline.
+            InvalidImages: `timeout_s` is no time that can pass.
             ClientClosed: There are no more calls.
         """
-        if timeout_s is None:
-            timeout_s = self._timeout_s
-        if not 0 < timeout_s < math.inf:
-            raise InvalidImages(f"timeout_s is {timeout_s}; a finite number of seconds above 0 was expected")
-        return self.until(time.monotonic() + timeout_s)
+        return self.until(time.monotonic() + (self._timeout_s if timeout_s is None else _checked(timeout_s)))
 
     def until(self, deadline: float) -> Call:
         """A call with a deadline by the monotonic clock.
@@ -87,3 +86,9 @@ class Caller:
         request_id = secrets.token_hex(8)
         metadata = (*self._metadata, ("x-request-id", request_id))
         return Call(address=self._address, deadline=deadline, request_id=request_id, metadata=metadata)
+
+
+def _checked(timeout_s: float) -> float:
+    if not 0 < timeout_s < math.inf:
+        raise InvalidImages(f"timeout_s is {timeout_s}; a finite number of seconds above 0 was expected")
+    return timeout_s

@@ -39,7 +39,8 @@ class DigitClient:
             For many callers with an image or a few each; a lone caller gains nothing.
 
     Raises:
-        DigitError: The address is none, the token cannot be sent, or a file of `tls` cannot be used.
+        DigitError: The address is none, `timeout_s` has no end, the token cannot be sent, or a file of `tls` cannot be
+            used.
     """
 
     def __init__(

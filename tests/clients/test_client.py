@@ -489,6 +489,12 @@ def test_a_call_without_an_end_is_refused(ask, obedient, timeout_s):
     assert obedient.calls == []
 
 
+@pytest.mark.parametrize("kind", [DigitClient, AsyncDigitClient])
+def test_a_client_whose_calls_would_have_no_end_is_refused(kind):
+    with pytest.raises(InvalidImages, match="timeout_s is 0; a finite number of seconds above 0"):
+        kind("127.0.0.1:1", timeout_s=0)
+
+
 def test_a_large_request_is_repeated_like_a_small_one(ask, obedient):
     obedient.statuses = [grpc.StatusCode.UNAVAILABLE] * 3
     answer = ask("classify", obedient.address, np.zeros((1024, 28, 28), np.uint8), timeout_s=30)
