@@ -69,7 +69,9 @@ def classify(folder: Path, *arguments: object) -> subprocess.CompletedProcess[st
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_node_client_gets_the_same_digits_at_once_and_streamed(node, address, images):
+@pytest.mark.parametrize("repeats", [1, 30], ids=["one request", "more images than a request may have"])
+def test_the_node_client_gets_the_same_digits_at_once_and_streamed(node, address, images, repeats):
+    images = np.concatenate([images] * repeats)
     with DigitClient(address) as client:
         digits = client.classify(images).digits
     (node / "images").write_bytes(struct.pack(">IIII", 2051, *images.shape) + np.ascontiguousarray(images).tobytes())

@@ -3,14 +3,17 @@
 //   npm ci
 //   node classify.js [HOST:PORT] [IMAGES.idx3-ubyte]
 //
-// First in one request, then over a stream, an image a message.
+// First in as few requests as the server allows, then over a stream, an image a message.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 
 const IMAGE_BYTES = 28 * 28;
+// What a server takes in one request unless it was told otherwise.
+const IMAGES_PER_REQUEST = 1024;
 const TIMEOUT_MS = 5000;
+const STREAM_TIMEOUT_MS = 60_000;
 
 const proto = fileURLToPath(new URL("../../../protos/digits/v1/digits.proto", import.meta.url));
 const { DigitRecognizer } = grpc.loadPackageDefinition(loadSync(proto, { keepCase: true, defaults: true })).digits.v1;
@@ -32,17 +35,18 @@ const serviceConfig = {
 };
 
 // Every call has a deadline.
-const deadline = () => ({ deadline: Date.now() + TIMEOUT_MS });
+const deadline = (ms) => ({ deadline: Date.now() + ms });
 
 function classify(client, pixels) {
   return new Promise((resolve, reject) => {
-    client.Classify({ pixels, top_k: 2 }, deadline(), (error, response) => (error ? reject(error) : resolve(response)));
+    const done = (error, response) => (error ? reject(error) : resolve(response));
+    client.Classify({ pixels, top_k: 2 }, deadline(TIMEOUT_MS), done);
   });
 }
 
 // One answer a message, in their order: a response, or why the server refused that message.
 async function* stream(client, images) {
-  const call = client.ClassifyStream(deadline());
+  const call = client.ClassifyStream(deadline(STREAM_TIMEOUT_MS));
   // Both ways at once: the server does not read on while nobody reads its answers.
   const sending = send(call, images);
   for await (const { result, response, refusal } of call) {
@@ -66,22 +70,29 @@ function stroke() {
   return pixels;
 }
 
+function split(pixels, images) {
+  const size = images * IMAGE_BYTES;
+  // At least one, so that the server says what is wrong with none.
+  const count = Math.max(1, Math.ceil(pixels.length / size));
+  return Array.from({ length: count }, (_, i) => pixels.subarray(i * size, (i + 1) * size));
+}
+
 const [address = "127.0.0.1:8001", file] = process.argv.slice(2);
 const pixels = file ? readFileSync(file).subarray(16) : stroke();
-const images = Array.from({ length: pixels.length / IMAGE_BYTES }, (_, i) =>
-  pixels.subarray(i * IMAGE_BYTES, (i + 1) * IMAGE_BYTES),
-);
 
 const client = new DigitRecognizer(address, grpc.credentials.createInsecure(), {
   "grpc.service_config": JSON.stringify(serviceConfig),
 });
 try {
-  const { model, version, predictions } = await classify(client, pixels);
+  const answers = [];
+  for (const piece of split(pixels, IMAGES_PER_REQUEST)) answers.push(await classify(client, piece));
+  const { model, version } = answers[0];
+  const predictions = answers.flatMap((answer) => answer.predictions);
   const [best, second] = predictions[0].top;
   console.log(`${model} ${version}: ${predictions.map(({ digit }) => digit).join(" ")}`);
   console.log(`first image: ${best.digit} ${percent(best)}, then ${second.digit} ${percent(second)}`);
   const streamed = [];
-  for await (const response of stream(client, images)) streamed.push(response.predictions[0].digit);
+  for await (const response of stream(client, split(pixels, 1))) streamed.push(response.predictions[0].digit);
   console.log(`streamed: ${streamed.join(" ")}`);
 } catch (error) {
   console.error(`error: ${address}: ${error.message}`);
