@@ -91,7 +91,7 @@ def _bombs(address: str) -> Iterator[None]:
     data = struct.pack(">BI", 1, len(packed)) + packed
     headers = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, http2.headers(grpc_encoding=b"gzip"))
     while True:
-        with http2.connect(address) as connection, suppress(OSError):
+        with suppress(OSError), http2.connect(address) as connection:
             connection.sendall(http2.preface() + headers)
             for start in range(0, len(data), 16_000):
                 connection.sendall(http2.frame(http2.DATA, 0, 1, data[start : start + 16_000]))
@@ -102,7 +102,7 @@ def _garbage(address: str) -> Iterator[None]:
     """Connections that send what is no HTTP/2, some of it the beginning of TLS."""
     rng = random.Random(0)
     while True:
-        with http2.connect(address) as connection, suppress(OSError):
+        with suppress(OSError), http2.connect(address) as connection:
             connection.sendall(rng.choice([b"", b"\x16\x03\x01\x02"]) + rng.randbytes(500))
         yield
 
@@ -111,7 +111,8 @@ def _silence(address: str) -> Iterator[None]:
     """Connections that say nothing, and are kept."""
     with ExitStack() as connections:
         while True:
-            connections.enter_context(http2.connect(address))
+            with suppress(OSError):
+                connections.enter_context(http2.connect(address))
             yield
 
 
@@ -120,23 +121,26 @@ def _unfinished(address: str) -> Iterator[None]:
     begin = b"\0" + struct.pack(">I", len(ONE)) + ONE[:100]
     with ExitStack() as connections:
         while True:
-            connection = connections.enter_context(http2.connect(address))
-            connection.sendall(http2.preface())
-            for stream in range(1, 1001, 2):
-                connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers()))
-                connection.sendall(http2.frame(http2.DATA, 0, stream, begin))
-                yield
+            with suppress(OSError):
+                connection = connections.enter_context(http2.connect(address))
+                connection.sendall(http2.preface())
+                for stream in range(1, 1001, 2):
+                    connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers()))
+                    connection.sendall(http2.frame(http2.DATA, 0, stream, begin))
+                    yield
+            yield  # so that connections that fail are no more than those that do not
 
 
 def _resets(address: str) -> Iterator[None]:
     """Calls that are reset as soon as they are made."""
     cancel = struct.pack(">I", 8)
     while True:
-        with http2.connect(address) as connection, suppress(OSError):
+        with suppress(OSError), http2.connect(address) as connection:
             connection.sendall(http2.preface())
             for stream in range(1, 2001, 2):
                 connection.sendall(http2.call(stream, ONE) + http2.frame(http2.RST_STREAM, 0, stream, cancel))
                 yield
+        yield
 
 
 def _cancels(address: str) -> Iterator[None]:
@@ -155,12 +159,14 @@ def _unread(address: str) -> Iterator[None]:
     """Streams whose answers are never read, a few messages in each."""
     with ExitStack() as connections:
         while True:
-            connection = connections.enter_context(http2.connect(address))
-            connection.sendall(http2.preface(_4=0))
-            for stream in range(1, 101, 2):
-                connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers(STREAM)))
-                connection.sendall(http2.frame(http2.DATA, 0, stream, grpc_frame(ONE)) * 4)
-                yield
+            with suppress(OSError):
+                connection = connections.enter_context(http2.connect(address))
+                connection.sendall(http2.preface(_4=0))
+                for stream in range(1, 101, 2):
+                    connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers(STREAM)))
+                    connection.sendall(http2.frame(http2.DATA, 0, stream, grpc_frame(ONE)) * 4)
+                    yield
+            yield
 
 
 def _long_metadata(address: str) -> Iterator[None]:
@@ -192,7 +198,7 @@ def main() -> int:
     options = tyro.cli(Options, prog="python -m benchmarks.hostile", description=__doc__)
     try:
         cases = {name: _case(name, options) for name in ATTACKS}
-    except (StartupError, DigitError) as error:
+    except (StartupError, DigitError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     result = {
@@ -277,14 +283,21 @@ def _percentiles(client: DigitClient, duration_s: float) -> dict[str, float]:
 
 @contextmanager
 def _beside(target: Callable[..., None], *arguments: object) -> Iterator[psutil.Process]:
-    """A process that runs meanwhile; its work has begun when this does."""
+    """A process that runs meanwhile; its work has begun when this does.
+
+    Raises:
+        RuntimeError: It did not begin, or ended before.
+    """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     process = context.Process(target=target, args=(begun, *arguments), daemon=True)
     process.start()
-    begun.wait(60)
     try:
+        if not begun.wait(60):
+            raise RuntimeError(f"{target.__name__}{arguments} did not begin within 60 s")
         yield psutil.Process(process.pid)
+        if not process.is_alive():
+            raise RuntimeError(f"{target.__name__}{arguments} ended with status {process.exitcode} before its time")
     finally:
         process.kill()
         process.join()
@@ -298,8 +311,7 @@ def _attack(begun: Any, name: str, address: str) -> None:
     start = time.perf_counter()
     for number in itertools.count():
         time.sleep(max(0.0, start + number / per_s - time.perf_counter()))
-        with suppress(OSError):
-            next(strikes)
+        next(strikes)
 
 
 def _burn(begun: Any, cpu_share: float) -> None:
