@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import math
 import select
 import socket
 import struct
@@ -96,6 +97,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.images <= 20:
             raise ValueError(f"--images is {self.images}; 1 to 20 were expected, which one frame can carry")
+        if not self.rate_per_s > 0:
+            raise ValueError(f"--rate-per-s is {self.rate_per_s:g}; a number above 0 was expected")
 
 
 @dataclass(slots=True)
@@ -323,33 +326,53 @@ def measure(
     return Measurement(**json.loads(done.stdout))
 
 
+def plan(random: np.random.Generator, rate_per_s: float, seconds: float) -> list[float]:
+    """When requests are due in a Poisson process of so many seconds.
+
+    Raises:
+        ValueError: None is.
+    """
+    mean = rate_per_s * seconds
+    # Ten standard deviations more than the mean: they do not end before the time does.
+    due = np.cumsum(random.exponential(1 / rate_per_s, round(mean + 10 * math.sqrt(mean) + 10)))
+    planned: list[float] = due[due < seconds].tolist()
+    if not planned:
+        raise ValueError(f"no request is due in {seconds:g} s at {rate_per_s:g} a second; measure for longer")
+    return planned
+
+
 def run(options: Options) -> Measurement:
-    """Load the server and return what was seen."""
+    """Load the server and return what was seen.
+
+    Raises:
+        OSError: There is no server, or it left.
+        ValueError: There is nothing to send.
+    """
     random = np.random.default_rng(options.seed)
     message = digits_pb2.ClassifyRequest(pixels=random.integers(0, 256, options.images * 784, dtype=np.uint8).tobytes())
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3
     seconds = options.warmup_s + options.duration_s
-    planned = np.cumsum(random.exponential(1 / options.rate_per_s, round(options.rate_per_s * seconds * 1.1)))
+    planned = plan(random, options.rate_per_s, seconds)
     with contextlib.ExitStack() as stack:
         connections = [
             stack.enter_context(contextlib.closing(Connection(options.address, CLASSIFY, message.SerializeToString())))
             for _ in range(options.connections)
         ]
         start = time.perf_counter() + 0.1
-        requests = [Request(planned=start + each) for each in planned[planned < seconds].tolist()]
+        requests = [Request(planned=start + each) for each in planned]
         drive(connections, requests, deadline_s)
     counted = [request for request in requests if request.planned >= start + options.warmup_s]
     return summarise(counted, duration_s=options.duration_s, deadline_s=deadline_s)
 
 
 def main() -> int:
-    """Exit status: 0 when it was measured, 1 when there was no server to be measured, or it left."""
+    """Exit status: 0 when it was measured, 1 when there was no server to be measured, it left, or nothing was due."""
     options = tyro.cli(Options, prog="python -m benchmarks.openloop", description=__doc__)
     gc.freeze()
     gc.disable()  # nothing here is a cycle, and a collection would look like a slow server
     try:
         measurement = run(options)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {options.address}: {error}", file=sys.stderr)
         return 1
     print(json.dumps(dataclasses.asdict(measurement)))

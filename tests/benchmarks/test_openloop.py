@@ -146,6 +146,20 @@ def test_no_server_is_an_error_of_one_line() -> None:
     assert done.stderr == "error: 127.0.0.1:1: [Errno 111] Connection refused\n"
 
 
+def test_a_plan_lasts_as_long_as_it_should_however_few_requests_it_has() -> None:
+    plans = [openloop.plan(np.random.default_rng(seed), 1.0, 20.0) for seed in range(200)]
+    assert np.mean([len(each) for each in plans]) == pytest.approx(20, abs=1)
+    assert max(map(len, plans)) > 25
+    assert max(each[-1] for each in plans) < 20
+
+
+def test_a_plan_without_requests_is_an_error_of_one_line() -> None:
+    words = [sys.executable, "-m", "benchmarks.openloop", "127.0.0.1:1", "--rate-per-s", "1e-9"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: 127.0.0.1:1: no request is due in 4 s at 1e-09 a second; measure for longer\n"
+
+
 def test_percentiles_count_from_the_smallest() -> None:
     measured = openloop.percentiles(np.arange(1001.0))
     assert measured == pytest.approx({"p50": 500, "p90": 900, "p99": 990, "p99.9": 999, "max": 1000})
