@@ -23,6 +23,8 @@ from benchmarks.stalling import expected_ms
 from serve.errors import StartupError
 from serve.process import ServerProcess, module_process, server_process
 from train.conditions import conditions
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("grpcio", "mlcommons_loadgen", "numpy", "onnxruntime")
 
@@ -33,9 +35,10 @@ WITHIN = 0.1
 
 # Period, stall and service in milliseconds; more than half of all requests wait.
 STALLING = (100.0, 60.0, 5.0)
-
-
 STALLING_RATE_PER_S = 400.0
+
+# In a measurement, on average: of fewer than 368 the benchmark tells no p99.
+_FEWEST_REQUESTS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +63,25 @@ class Options:
     output: Path = Path("benchmarks/results/agreement.json")
     """Where the result is written."""
 
+    def __post_init__(self) -> None:
+        requests = min(self.rate_per_s, STALLING_RATE_PER_S) * self.duration_s
+        if requests < _FEWEST_REQUESTS:
+            raise ValueError(
+                f"--duration-s is {self.duration_s:g}, in which {requests:.0f} requests are due to one of the servers; "
+                f"at least {_FEWEST_REQUESTS} were expected, of which a p99 can be told"
+            )
+
 
 def main() -> int:
     """Exit status: 0 when they agree within 10 % on both servers, 1 when not, or when one could not be measured."""
     options = tyro.cli(Options, prog="python -m benchmarks.agreement", description=__doc__)
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         result = run(options)
-    except (StartupError, RuntimeError) as error:
+        save_json(options.output, result)
+    except (StartupError, RuntimeError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
     for server, found in result["servers"].items():
         print(
             f"{server:10}  benchmark ms  LoadGen ms  ratio  {'within' if found['agree'] else 'NOT within'} {WITHIN:.0%}"

@@ -25,7 +25,8 @@ from clients import AsyncDigitClient, DigitClient, DigitError
 from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
 from train.conditions import conditions
-from train.storage import save_json
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 
@@ -68,27 +69,28 @@ def main() -> int:
     """Exit status: 0 when everything was measured, 1 when something for it is missing."""
     options = tyro.cli(Options, prog="python -m benchmarks.coalescing", description=__doc__)
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         with (
             tempfile.TemporaryDirectory() as folder,
             server_process(options.bundle, log=Path(folder, "log")) as server,
         ):
             repeats = [_repeat(server, options) for _ in range(options.repeats)]
-    except (StartupError, DigitError) as error:
+        medians = {name: round(statistics.median(each[name] for each in repeats), 3) for name in repeats[0]}
+        result = {
+            "conditions": conditions(LIBRARIES),
+            "options": {
+                "bundle": str(options.bundle),
+                "callers": options.callers,
+                "duration_s": options.duration_s,
+                "repeats": options.repeats,
+            },
+            "medians": medians,
+            "repeats": repeats,
+        }
+        save_json(options.output, result)
+    except (StartupError, DigitError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    medians = {name: round(statistics.median(each[name] for each in repeats), 3) for name in repeats[0]}
-    result = {
-        "conditions": conditions(LIBRARIES),
-        "options": {
-            "bundle": str(options.bundle),
-            "callers": options.callers,
-            "duration_s": options.duration_s,
-            "repeats": options.repeats,
-        },
-        "medians": medians,
-        "repeats": repeats,
-    }
-    save_json(options.output, result)
     for name, value in medians.items():
         print(f"{name:60} {value:12,.2f}")
     print(f"written to {options.output}")

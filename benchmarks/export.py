@@ -20,7 +20,8 @@ import tyro
 from bundle import Bundle
 from serve.engines.onnx_runtime import GRAPH, INT8_GRAPH, open_session
 from train.conditions import conditions
-from train.storage import save_json
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tensorrt-rtx", "numpy")
 
@@ -106,11 +107,15 @@ def main() -> int:
         print("error: no checkpoints were named; name at least one", file=sys.stderr)
         return 1
     try:
+        make_folder(options.result.parent, "choose another file with --result")
         exports = [measure(checkpoint, options.repeats) for checkpoint in options.checkpoints]
+        save_json(options.result, {"exports": exports, "conditions": conditions(LIBRARIES)})
     except subprocess.CalledProcessError as error:
         print(f"error: `{' '.join(error.cmd[1:])}` ended with status {error.returncode}", file=sys.stderr)
         return 1
-    save_json(options.result, {"exports": exports, "conditions": conditions(LIBRARIES)})
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"written to {options.result}")
     return 0
 

@@ -8,7 +8,6 @@ processor time as the attacker did and never touches the server.
 
 import gzip
 import itertools
-import json
 import multiprocessing
 import os
 import random
@@ -35,6 +34,8 @@ from protos.digits.v1 import digits_pb2
 from serve.errors import StartupError
 from serve.process import ServerProcess, server_process
 from train.conditions import conditions
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
 STREAM = "/digits.v1.DigitRecognizer/ClassifyStream"
@@ -196,22 +197,19 @@ ATTACKS: dict[str, tuple[Callable[[str], Iterator[None]], int]] = {
 def main() -> int:
     """Exit status: 0 when everything was measured, 1 when something for it is missing."""
     options = tyro.cli(Options, prog="python -m benchmarks.hostile", description=__doc__)
+    settings = {
+        "rounds": options.rounds,
+        "duration_s": options.duration_s,
+        "calls_per_s": _CALLS_PER_S,
+        "bundle": str(options.bundle),
+    }
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         cases = {name: _case(name, options) for name in ATTACKS}
-    except (StartupError, DigitError, RuntimeError) as error:
+        save_json(options.output, {"conditions": conditions(LIBRARIES), "options": settings, "cases": cases})
+    except (StartupError, DigitError, RuntimeError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    result = {
-        "conditions": conditions(LIBRARIES),
-        "options": {
-            "rounds": options.rounds,
-            "duration_s": options.duration_s,
-            "calls_per_s": _CALLS_PER_S,
-            "bundle": str(options.bundle),
-        },
-        "cases": cases,
-    }
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {options.output}")
     return 0
 

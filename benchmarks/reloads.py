@@ -23,7 +23,8 @@ from clients import DigitClient
 from serve.errors import StartupError
 from serve.process import server_process
 from train.conditions import conditions
-from train.storage import save_json
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop", "watchfiles")
 
@@ -54,13 +55,18 @@ class Options:
     output: Path = Path("benchmarks/results/reloads.json")
     """Where the result is written."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.every <= self.reloads:
+            raise ValueError(f"--every is {self.every}; 1 to --reloads, which is {self.reloads}, was expected")
+
 
 def main() -> int:
     """Exit status: 0 when nothing grew, 1 when something did or could not be measured."""
     options = tyro.cli(Options, prog="python -m benchmarks.reloads", description=__doc__)
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         return _run(options)
-    except (BundleError, StartupError) as error:
+    except (BundleError, StartupError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -30,7 +30,7 @@ from serve.process import server_process
 from train.conditions import conditions
 from train.errors import TrainError
 from train.report.metrics import proportion
-from train.storage import save_json
+from train.storage import make_folder, save_json
 
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "protobuf")
 
@@ -218,6 +218,7 @@ def main() -> int:
     """Exit status: 0, or 1 after a message."""
     options = tyro.cli(Options, prog="python -m benchmarks.robustness", description=__doc__)
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         save_json(options.output, measure(options))
     except (BundleError, StartupError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)

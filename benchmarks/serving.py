@@ -9,7 +9,6 @@ server: h2load, and `benchmarks.openloop` where requests come when they like.
 import dataclasses
 import functools
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,8 @@ from serve.engines.onnx_runtime import GRAPH, open_session
 from serve.errors import StartupError
 from serve.process import ServerProcess, module_process, server_process
 from train.conditions import conditions, cores
+from train.errors import TrainError
+from train.storage import make_folder, save_json
 
 STREAM = "/digits.v1.DigitRecognizer/ClassifyStream"
 LIBRARIES = ("grpcio", "numpy", "onnxruntime", "protobuf", "uvloop")
@@ -115,11 +116,12 @@ def main() -> int:
     """Exit status: 0 when everything was measured, 1 when something for it is missing."""
     options = tyro.cli(Options, prog="python -m benchmarks.serving", description=__doc__)
     try:
+        make_folder(options.output.parent, "choose another file with --output")
         result = run(options)
-    except (BundleError, StartupError, RuntimeError) as error:
+        save_json(options.output, result)
+    except (BundleError, StartupError, RuntimeError, TrainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result["medians"].items():
         print(f"{name:80} {value:12,.2f}")
     print(f"written to {options.output}")

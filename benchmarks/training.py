@@ -33,7 +33,7 @@ from train.loop import fit
 from train.models import MEAN, STD, build
 from train.recipes import RECIPES, Recipe
 from train.state import TrainingState
-from train.storage import save_json
+from train.storage import make_folder, save_json
 from train.transforms.augment import Augmentation
 
 
@@ -225,12 +225,11 @@ def main() -> int:
     """Exit status: 0, or 1 after a message."""
     try:
         options = tyro.cli(Options, prog="python -m benchmarks.training", description=__doc__)
-        result = measure(options)
+        make_folder(options.output.parent, "choose another file with --output")
+        save_json(options.output, measure(options))
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_json(options.output, result)
     return 0
 
 
