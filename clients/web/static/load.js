@@ -3,6 +3,8 @@
 import { element, milliseconds, number } from "./words.js";
 
 const SAMPLES = 60;
+// Samples come every second; after a longer pause, in which nobody saw the page, the minute begins anew.
+const PAUSE_MS = 5000;
 const [WIDTH, HEIGHT] = [120, 32];
 
 const FIGURES = [
@@ -29,6 +31,7 @@ export function rates(before, now) {
 
 export class LoadView {
   #before;
+  #added = 0;
   #samples = [];
   #figures;
 
@@ -49,6 +52,12 @@ export class LoadView {
 
   /** Totals of the server; null when it did not answer, which leaves a gap. */
   add(totals) {
+    const now = performance.now();
+    if (now - this.#added > PAUSE_MS) {
+      this.#samples = [];
+      this.#before = null;
+    }
+    this.#added = now;
     const sample = totals && this.#before ? rates(this.#before, totals) : null;
     this.#samples = [...this.#samples, sample].slice(-SAMPLES);
     this.#before = totals;
