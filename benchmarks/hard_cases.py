@@ -3,8 +3,8 @@
 The digits are MNIST's test images, written anew on papers of all kinds; DIGITS_DATA_ROOT says where they are.
 """
 
+import functools
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from imaging.figure import explained
 from imaging.reader import trace
 from serve.engines.onnx_runtime import open_onnx_runtime
+from train import data
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "hard_cases"
@@ -36,10 +37,14 @@ def paper(height: int, width: int, tone: tuple[int, int, int], grain: float) -> 
     ).astype(np.float32)
 
 
+@functools.cache
+def _test_images() -> npt.NDArray[np.uint8]:
+    return data.load("mnist").test.pixels[:, 0].numpy()
+
+
 def written(digit: int, size: int, thinner: int = 0) -> npt.NDArray[np.float32]:
     """How much ink there is, 0 to 1, [size, size] for MNIST's 28 x 28; `thinner` takes pixels off the strokes."""
-    raw = Path(os.environ["DIGITS_DATA_ROOT"]) / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    image = np.frombuffer(raw.read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)[PLACES[digit]]
+    image = _test_images()[PLACES[digit]]
     large = cv2.GaussianBlur(cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC), (0, 0), size / 90)
     ink = ((large.astype(np.float32) - 90) / 40).clip(0, 1)
     return np.asarray(cv2.erode(ink, np.ones((thinner, thinner), np.uint8)) if thinner else ink, np.float32)
@@ -117,39 +122,34 @@ def _board() -> Paper:
     return write(page, written(9, 280, 6), 180, 90, (228, 226, 210))
 
 
-CASES: dict[str, tuple[str, Callable[[], Paper], bool]] = {
+CASES: dict[str, tuple[Callable[[], Paper], bool]] = {
     "shadow": (
-        "A shadow across the digit",
         lambda: light(write(paper(480, 640, (225, 222, 215), 3), written(5, 300, 8), 180, 80, (40, 40, 50)),
                       fall=0.4, shadow=0.5),
         False,
     ),
-    "pencil": ("Faint pencil", _pencil, False),
+    "pencil": (_pencil, False),
     "squared": (
-        "Squared paper",
         lambda: light(write(ruled(paper(480, 640, (232, 232, 228), 2), 40, squared=True), written(4, 240, 8),
                             210, 110, (30, 45, 120)), fall=0.3),
         False,
     ),
     "table": (
-        "A sheet on a table",
         lambda: on_table(write(paper(480, 640, (228, 226, 220), 3), written(3, 220, 6), 260, 130, (30, 30, 40)), 9),
         False,
     ),
     "note": (
-        "A coloured pen on a coloured note",
         lambda: light(write(paper(480, 480, (245, 225, 90), 2), written(6, 300, 10), 90, 90, (205, 60, 60)), fall=0.3),
         False,
     ),
-    "board": ("Chalk on a smeared blackboard", _board, False),
-    "hairline": ("A hairline on a canvas", _hairline, False),
+    "board": (_board, False),
+    "hairline": (_hairline, False),
     "crop": (
-        "A brush, cut out tightly",
         lambda: write(paper(180, 150, (20, 22, 28), 0), written(0, 252)[30:210, 50:200], 0, 0, (235, 232, 225)),
         False,
     ),
-    "form": ("Boxes of a form", _form, True),
-    "lines": ("Lines of digits on ruled paper", _lines, True),
+    "form": (_form, True),
+    "lines": (_lines, True),
 }  # fmt: skip
 
 
@@ -157,10 +157,10 @@ def main() -> None:
     """Write docs/hard_cases/NAME.webp for each case."""
     DOCS.mkdir(exist_ok=True)
     with open_onnx_runtime(MODEL.read_bytes()) as engine:
-        for name, (_, draw, many) in CASES.items():
-            data = io.BytesIO()
-            Image.fromarray(draw().clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=88)
-            reading = trace(data.getvalue(), many=many)
+        for name, (draw, many) in CASES.items():
+            file = io.BytesIO()
+            Image.fromarray(draw().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=88)
+            reading = trace(file.getvalue(), many=many)
             pixels = np.stack([digit.pixels for digit in reading.digits])[:, None]
             labels = [str(digit) for digit in engine.run(pixels).argmax(axis=1)]
             explained(reading, labels).save(DOCS / f"{name}.webp", quality=80, method=6)

@@ -62,9 +62,7 @@ def target(address: Address) -> str:
     """
     if isinstance(address, str):
         port = address.rpartition(":")[2]
-        if "://" in address.removeprefix("dns:///") or not (
-            port.isascii() and port.isdecimal() and int(port) < 1 << 16
-        ):
+        if "://" in address.removeprefix("dns:///") or not _is_port(port):
             raise DigitError(f"the address is {address!r}; HOST:PORT was expected, with a port of 1 to 65535")
         return address
     versions = {_ip_version(each) for each in address}
@@ -98,10 +96,14 @@ def _options(address: Address, tls: Tls | None, *, retry: bool) -> Options:
     return [*_OPTIONS, *name, ("grpc.enable_retries", int(retry)), ("grpc.service_config", json.dumps(config))]
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 16
+
+
 def _ip_version(address: str) -> int:
     host, _, port = address.rpartition(":")
     try:
-        if not port.isdecimal():
+        if not _is_port(port):
             raise ValueError("no port")
         return ipaddress.ip_address(host.strip("[]")).version
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Numbered pictures of the test digits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,11 @@ class Picture:
     Attributes:
         data: The file.
         label: The digit that it shows.
-        original: uint8 [28, 28], the same digit as MNIST has it.
         factors: What it is like, by names of its style: pen, surface, light and others.
     """
 
     data: bytes
     label: int
-    original: Bytes = field(repr=False)
     factors: dict[str, str]
 
 
@@ -61,7 +59,7 @@ class Maker:
         which = self.order(style)[index % len(self.labels)]
         rng = np.random.default_rng([self.seed, _number(style), index])
         file, factors = STYLES[style](rng, trace(self.pixels[which]))
-        return Picture(data=file, label=int(self.labels[which]), original=self.pixels[which], factors=factors)
+        return Picture(data=file, label=int(self.labels[which]), factors=factors)
 
 
 def _number(style: str) -> int:

@@ -104,11 +104,13 @@ def test_no_call_fails_while_one_of_two_servers_drains(bundle, tmp_path):
         ("", "the address is ''; HOST:PORT was expected"),
         ("127.0.0.1", "HOST:PORT was expected"),
         ("127.0.0.1:99999", "a port of 1 to 65535"),
+        ("127.0.0.1:0", "a port of 1 to 65535"),
         ("http://127.0.0.1:8001", "HOST:PORT was expected"),
         ([], "addresses are none; one or more IP:PORT"),
         (["127.0.0.1:1", "[::1]:1"], "one or more IP:PORT of one IP version were expected"),
         (["127.0.0.1:1", "localhost:1"], "'localhost:1' is no IP:PORT.*dns:///NAME:PORT"),
         (["127.0.0.1"], "'127.0.0.1' is no IP:PORT"),
+        (["127.0.0.1:99999"], "'127.0.0.1:99999' is no IP:PORT"),
     ],
 )
 def test_addresses_that_cannot_be_reached_together_are_refused_at_once(address, message):
