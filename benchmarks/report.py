@@ -85,6 +85,7 @@ _PUBLISHED = {
     "one_by_one_best": "",
     "champion": "",
     "committee": "",
+    "champion_taught": "",
 }
 
 
