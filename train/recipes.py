@@ -269,7 +269,7 @@ def one_by_one_best() -> Recipe:
 
 
 def champion() -> Recipe:
-    """The best single network of this project, trained for other people's pens and cameras, too."""
+    """The sturdiest network of this project, trained for other people's pens and cameras, too."""
     return _modern("champion", epochs=35, label_smoothing=0.03, average_decay=0.999, augmentation=_PHOTOGRAPHS)
 
 
