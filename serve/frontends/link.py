@@ -4,6 +4,7 @@ import asyncio
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,12 +34,21 @@ class Link:
 
     @classmethod
     def create(cls, config: ServeConfig) -> Self:
-        """Make a link that nobody uses yet."""
-        capacity = ring_bytes(config)
-        memory_fd = os.memfd_create("digits-link", os.MFD_CLOEXEC)
-        os.ftruncate(memory_fd, 2 * memory_bytes(capacity))
+        """Make a link that nobody uses yet.
+
+        Raises:
+            OSError: This process has no file left for it.
+        """
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        return cls(memory_fd, os.eventfd(0, flags), os.eventfd(0, flags))
+        with ExitStack() as failed:
+            memory_fd = os.memfd_create("digits-link", os.MFD_CLOEXEC)
+            failed.callback(os.close, memory_fd)
+            os.ftruncate(memory_fd, 2 * memory_bytes(ring_bytes(config)))
+            to_owner_fd = os.eventfd(0, flags)
+            failed.callback(os.close, to_owner_fd)
+            link = cls(memory_fd, to_owner_fd, os.eventfd(0, flags))
+            failed.pop_all()
+        return link
 
     @property
     def fds(self) -> list[int]:

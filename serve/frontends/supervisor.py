@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from serve.config import ServeConfig
@@ -44,14 +44,23 @@ class Child:
         self._on_message = on_message
 
     async def start(self, settings: dict[str, Any]) -> None:
-        """Start the process."""
-        ours, theirs = socket_pair()
-        with theirs:
-            words = [sys.executable, "-m", "serve.frontends.worker", str(theirs.fileno())]
-            # Ctrl-C reaches every process of a terminal's session; only the supervisor knows in which order to end.
-            self._process = await asyncio.create_subprocess_exec(
-                *words, pass_fds=[theirs.fileno()], start_new_session=True
-            )
+        """Start the process.
+
+        Raises:
+            StartupError: The system has no process, no memory or no file left for it.
+        """
+        try:
+            ours, theirs = socket_pair()
+            with theirs, ExitStack() as failed:
+                failed.callback(ours.close)
+                words = [sys.executable, "-m", "serve.frontends.worker", str(theirs.fileno())]
+                # Ctrl-C reaches every process of a terminal's session; only the supervisor knows in which order to end.
+                self._process = await asyncio.create_subprocess_exec(
+                    *words, pass_fds=[theirs.fileno()], start_new_session=True
+                )
+                failed.pop_all()
+        except OSError as error:
+            raise StartupError(f"{self.name} cannot be started: {error.strerror}") from error
         self._control = Control(ours, on_message=self._receive, on_end=lambda: None)
         self.send(settings)
 
@@ -150,17 +159,24 @@ class Supervisor:
         pause_s = _FIRST_PAUSE_S
         while True:
             started = loop.time()
-            child = await start()
-            if not first.done():
-                first.set_result(child)
-            if self._stop.is_set():  # it came too late to be told
-                child.kill()
-            status: int = await child.wait()
-            on_end()
-            if self._stop.is_set() or first.result().ready.exception():
-                return status
+            try:
+                child = await start()
+            except StartupError as error:
+                if not first.done():
+                    first.set_exception(error)
+                    return 0
+                reason: object = error
+            else:
+                if not first.done():
+                    first.set_result(child)
+                if self._stop.is_set():  # it came too late to be told
+                    child.kill()
+                status: int = await child.wait()
+                on_end()
+                if self._stop.is_set() or first.result().ready.exception():
+                    return status
+                reason = child.ready.exception() or f"{child.name} ended with status {status}"
             pause_s = _FIRST_PAUSE_S if loop.time() - started > _SHORT_S else min(2 * pause_s, _LONGEST_PAUSE_S)
-            reason = child.ready.exception() or f"{child.name} ended with status {status}"
             log.error("%s; it is started again in %.1f s", reason, pause_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause_s)
@@ -195,8 +211,14 @@ class Supervisor:
         if owner is None or not owner.ready.done() or owner.ready.exception():
             return
         for index in frontends:
-            link = Link.create(self._config)
-            for child in (owner, self._frontends[index]):
+            frontend = self._frontends[index]
+            try:
+                link = Link.create(self._config)
+            except OSError as error:
+                log.error("%s cannot be linked: %s; it is ended", frontend.name, error.strerror)
+                frontend.kill()  # the one that comes in its place gets a link of its own
+                continue
+            for child in (owner, frontend):
                 child.send({"link": index}, link.fds)
             link.close()
 

@@ -1,5 +1,7 @@
 """`--frontends N` as callers and operators see it: real processes, killed in every way."""
 
+import asyncio
+import errno
 import os
 import re
 import shutil
@@ -19,7 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
+from serve.config import ServeConfig
 from serve.errors import StartupError
+from serve.frontends.supervisor import Supervisor
 from serve.process import ServerProcess, server_process
 from tests.fakes import images
 
@@ -92,6 +96,33 @@ def test_a_front_end_that_dies_costs_its_own_connections_and_is_started_again(bu
         assert {owner, second} < set(children(server))
         for channel in channels:
             wait_for(lambda channel=channel: answers(channel), "every caller is answered again")
+
+
+def test_what_cannot_be_started_again_is_tried_until_it_can(bundle: Path, tmp_path: Path) -> None:
+    with frontends(bundle, tmp_path) as server:
+        supervisor, (owner, first, _) = psutil.Process(server.pid), children(server)
+        files = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, files[1]))
+        for process in (owner, first):
+            process.kill()
+        log = tmp_path / "log"
+        wait_for(lambda: log.read_text().count("cannot be started: Too many open files") > 2, "the reason is told")
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, files)
+        for channel in connected(server.address):
+            wait_for(lambda channel=channel: answers(channel), "every caller is answered again")
+        assert len(children(server)) == 3
+
+
+async def test_a_first_process_that_cannot_be_started_is_an_error_with_the_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    async with asyncio.timeout(10):
+        with pytest.raises(StartupError, match=r"the engines cannot be started: Resource temporarily unavailable$"):
+            await Supervisor(ServeConfig(models=bundle, port=0, frontends=2)).start()
 
 
 def test_callers_of_an_owner_that_dies_are_told_and_a_new_one_serves(bundle: Path, tmp_path: Path) -> None:
