@@ -9,7 +9,7 @@ import numpy as np
 
 from bundle.manifest import INPUT, OUTPUT
 from serve.engines.engine import CLASSES, IMAGE_SHAPE, Engine, Pixels, Probabilities
-from serve.errors import EngineFault, StartupError
+from serve.errors import EngineFault, EngineLost, StartupError
 
 GRAPH = "model.onnx"
 HALF_GRAPH = "model.fp16.onnx"
@@ -99,9 +99,19 @@ def open_onnx_runtime_cuda(graph: bytes, *, largest_batch: int) -> Iterator[Engi
 
     Raises:
         StartupError: ONNX Runtime, its CUDA provider, or a library that this needs is not installed; or it refuses the
-            graph. It never computes on the CPU instead.
+            graph; or the GPU or its memory cannot be had. It never computes on the CPU instead.
     """
     onnxruntime = _import_onnxruntime()
+    try:
+        engine = _open_cuda(onnxruntime, graph, largest_batch)
+    except StartupError:
+        raise
+    except Exception as error:  # the library raises a dozen unrelated classes of its own
+        raise StartupError(f"ONNX Runtime {onnxruntime.__version__} cannot use the GPU: {error}") from error
+    yield engine
+
+
+def _open_cuda(onnxruntime: Any, graph: bytes, largest_batch: int) -> OnnxRuntimeCudaEngine:
     options = onnxruntime.SessionOptions()
     # Asked for a GPU that it cannot use, the library would compute on the CPU with no more than a warning.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -111,7 +121,7 @@ def open_onnx_runtime_cuda(graph: bytes, *, largest_batch: int) -> Iterator[Engi
     if session.get_providers()[0] != _CUDA:
         raise StartupError(f"ONNX Runtime took {session.get_providers()[0]} where {_CUDA} was asked for")
     doubling = [1 << exponent for exponent in range((largest_batch - 1).bit_length())]
-    yield OnnxRuntimeCudaEngine(session, [*doubling, largest_batch])
+    return OnnxRuntimeCudaEngine(session, [*doubling, largest_batch])
 
 
 class _Shot:
@@ -132,11 +142,18 @@ class _Shot:
         self._options.add_run_config_entry("gpu_graph_id", str(size))
 
     def run(self, pixels: Pixels) -> Probabilities:
-        """Classify up to `size` images."""
+        """Classify up to `size` images.
+
+        Raises:
+            EngineLost: CUDA failed, which it does for good.
+        """
         self._pixels[: len(pixels)] = pixels
-        self._input.update_inplace(self._pixels)
-        self._session.run_with_iobinding(self._binding, self._options)
-        probabilities: Probabilities = self._output.numpy()[: len(pixels)].copy()
+        try:
+            self._input.update_inplace(self._pixels)
+            self._session.run_with_iobinding(self._binding, self._options)
+            probabilities: Probabilities = self._output.numpy()[: len(pixels)].copy()
+        except Exception as error:  # the library raises a dozen unrelated classes of its own
+            raise EngineLost(f"the GPU failed on a batch of {self.size}: {error}") from error
         return probabilities
 
 

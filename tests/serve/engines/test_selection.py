@@ -3,12 +3,15 @@
 import dataclasses
 import importlib.util
 import logging
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from bundle import Bundle
 from bundle.manifest import Gpu, Parity, Plan, Profile
@@ -16,10 +19,10 @@ from bundle.store import publish
 from export import to_trt
 from serve.app import Server
 from serve.config import ServeConfig
-from serve.engines import products, selection
+from serve.engines import onnx_runtime, products, selection
 from serve.engines.gpu import find_gpu
 from serve.engines.selection import mismatch, select
-from serve.errors import StartupError
+from serve.errors import EngineLost, StartupError
 
 H200 = Gpu(name="NVIDIA H200", compute_capability="9.0", driver="13.0")
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
@@ -68,6 +71,39 @@ def installed(monkeypatch) -> dict[str, str]:
 def h200(monkeypatch) -> None:
     """A machine that says it has that GPU."""
     monkeypatch.setattr(selection, "find_gpu", lambda: H200)
+
+
+class Session:
+    """ONNX Runtime's own on the CPU, which says that it computes on a GPU, until there is a failure to raise."""
+
+    def __init__(self, graph: bytes, failures: list[Exception]) -> None:
+        self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self._failures = failures
+        self.io_binding = self._session.io_binding
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def run_with_iobinding(self, *arguments: object) -> None:
+        if self._failures:
+            raise self._failures[-1]
+        self._session.run_with_iobinding(*arguments)
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> list[Exception]:
+    """A build of ONNX Runtime that says it can use a GPU, whose sessions raise what is put here."""
+    failures: list[Exception] = []
+    monkeypatch.setattr(selection, "has_cuda", lambda: True)
+    on_cpu = onnx_runtime._open
+
+    def open_session(graph: bytes, options: object, providers: list[object]) -> object:
+        if providers == ["CPUExecutionProvider"]:
+            return on_cpu(graph, options, providers)
+        return Session(graph, failures)
+
+    monkeypatch.setattr(onnx_runtime, "_open", open_session)
+    return failures
 
 
 # Without a GPU
@@ -171,6 +207,27 @@ class TestWithAGpu:
 
     def test_the_cpu_is_taken_where_it_was_asked_for(self, opened):
         assert select(opened, "onnxruntime").file == "model.onnx"
+
+    @pytest.mark.skipif(onnx_runtime.has_cuda(), reason="this build can allocate on a GPU")
+    def test_auto_falls_back_where_the_library_fails_only_after_it_has_read_the_graph(self, opened, cuda, caplog):
+        with caplog.at_level(logging.WARNING):
+            assert select(opened).file == "model.onnx"
+        assert re.search(r"cannot use the GPU: Can't allocate memory on the CUDA device.*; falling back", caplog.text)
+
+    def test_a_gpu_that_dies_is_lost_for_good(self, opened, cuda, monkeypatch):
+        allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        monkeypatch.setattr(
+            onnxruntime.OrtValue,
+            "ortvalue_from_shape_and_type",
+            lambda shape, kind, _device, _index: allocate(shape, kind, "cpu", 0),
+        )
+        chosen = select(opened)
+        assert chosen.file == "model.fp16.onnx"
+        with chosen.open() as engine:
+            assert engine.run(np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 10)
+            cuda.append(Fail("CUDA error 700: an illegal memory access was encountered"))
+            with pytest.raises(EngineLost, match="the GPU failed on a batch of 4: CUDA error 700"):
+                engine.run(np.zeros((3, 1, 28, 28), np.uint8))
 
 
 @pytest.mark.usefixtures("installed", "h200")
