@@ -3,8 +3,11 @@
 Looks at names, sizes and dates only; `local_model` reads what is chosen.
 """
 
+import logging
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +16,8 @@ from bundle import MANIFEST_NAME, BundleError, Manifest
 from bundle.manifest import check_identity
 from bundle.store import read_manifest
 from serve.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 VERSIONS = re.compile(r"latest|all|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
 
@@ -57,7 +62,7 @@ def scan(path: Path) -> dict[str, list[Source]]:
     try:
         if (path / MANIFEST_NAME).exists():
             return {"": [_bundle(path)]}
-        found = {model.name: list(_versions(model)) for model in _folders(path)}
+        folders = _folders(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         seen = "a file" if path.is_file() else "nothing"
         raise StartupError(
@@ -65,7 +70,13 @@ def scan(path: Path) -> dict[str, list[Source]]:
         ) from error
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}; a bundle directory was expected; check the path") from error
-    models = {name: sources for name, sources in found.items() if sources}
+    models = {}
+    for folder in folders:
+        try:
+            if sources := list(_versions(folder)):
+                models[folder.name] = sources
+        except OSError as error:
+            log.warning("%s cannot be read: %s; it is skipped", folder, error.strerror)
     if not models:
         raise StartupError(
             f"{path.absolute()}: found neither {MANIFEST_NAME} nor bundles in folders NAME/VERSION; {_WHAT_TO_DO}"
@@ -111,12 +122,17 @@ def _versions(model: Path) -> Iterable[Source]:
 
 def _folders(path: Path) -> list[Path]:
     # What begins with a dot is being written: bundles are published from such a folder.
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry for entry in path.iterdir() if os.path.isdir(entry) and not entry.name.startswith("."))
 
 
 def _stamp(folder: Path) -> Stamp:
+    """Of what cannot be looked at, only that it is there: who needs it finds out why."""
     files = []
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        found = entry.stat()
-        files.append((entry.name, found.st_ino, found.st_size, found.st_mtime_ns))
+    with suppress(OSError):
+        for entry in sorted(folder.iterdir()):
+            try:
+                found = entry.stat()
+                files.append((entry.name, found.st_ino, found.st_size, found.st_mtime_ns))
+            except OSError:
+                files.append((entry.name, 0, 0, 0))
     return tuple(files)

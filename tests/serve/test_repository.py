@@ -1,6 +1,7 @@
 """Which folders count as bundles, and which of them are to be served."""
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,31 @@ def test_a_stamp_changes_with_anything_in_the_folder(folders, change):
     else:
         file.unlink()
     assert scan(path)["a"] != [before]
+
+
+def test_a_link_that_leads_nowhere_hides_nothing_but_itself(folders):
+    path = folders("a/1/manifest.json", "b/1/manifest.json")
+    for place in ("nowhere", "a/nowhere", "a/1/nowhere"):
+        (path / place).symlink_to("not-there")
+    found = scan(path)
+    assert found.keys() == {"a", "b"}
+    assert [name for name, *_ in found["a"][0].stamp] == ["manifest.json", "nowhere"]
+    assert scan(path) == found
+
+
+@pytest.mark.parametrize(("unreadable", "left"), [("a", {"b"}), ("a/1", {"a", "b"})])
+def test_a_folder_that_cannot_be_read_hides_nothing_but_itself(folders, monkeypatch, caplog, unreadable, left):
+    path = folders("a/1/manifest.json", "b/1/manifest.json")
+    read = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:  # permissions do not stop root, as whom tests may run
+        if folder == path / unreadable:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert scan(path).keys() == left
+    assert (f"{path / 'a'} cannot be read: Permission denied; it is skipped" in caplog.text) == ("a" not in left)
 
 
 def test_neither_bundle_nor_repository_is_an_error_that_says_what_is_there(folders):
