@@ -1,6 +1,7 @@
 """Tells when something changes on the disk. The system says so by itself; nothing is read again and again."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ async def changes(path: Path) -> AsyncGenerator[None]:
     while True:
         # Anew each time: bundles are published by exchanging folders, and then another one stands at the same path.
         stop = asyncio.Event()
-        watching = awatch(*_watched(path), watch_filter=Within(path), recursive=not _is_bundle(path), stop_event=stop)
+        watching = awatch(*_watched(path), watch_filter=Within(path), recursive=False, stop_event=stop)
         changed = asyncio.ensure_future(anext(watching))
         try:
             await asyncio.sleep(0)  # its first step registers with the system
@@ -42,10 +43,16 @@ def _is_bundle(path: Path) -> bool:
 
 
 def _watched(path: Path) -> set[Path]:
-    """A repository with all that is in it; of a bundle the folder that it stands in, too, where it is exchanged."""
+    """Of a repository also its models and versions; of a bundle the folder that it stands in, where it is exchanged.
+
+    Not whatever lies below: one folder that may not be read would be the end of all watching.
+    """
     resolved = path.resolve()
-    folders = (path.absolute().parent, resolved.parent, resolved) if _is_bundle(path) else (resolved,)
-    return {folder for folder in folders if folder.is_dir()}
+    if _is_bundle(path):
+        folders = {path.absolute().parent, resolved.parent, resolved}
+    else:
+        folders = {resolved, *resolved.glob("[!.]*"), *resolved.glob("[!.]*/[!.]*")}
+    return {folder for folder in folders if os.path.isdir(folder) and os.access(folder, os.R_OK)}
 
 
 class Within:
