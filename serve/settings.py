@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], description:
     first.add_argument("--config", type=Path, default=environment.get(PREFIX + "CONFIG"))
     file = first.parse_known_args(arguments)[0].config
     values = (_from_file(Path(file)) if file else {}) | _from_environment(environment)
-    default = Command(serve=ServeConfig(**values), config=Path(file) if file else None)
+    default = Command(serve=_unchecked(values), config=Path(file) if file else None)
     return tyro.cli(
         Command,
         prog="python -m serve",
@@ -60,6 +60,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], description:
         default=default,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _unchecked(values: Mapping[str, Any]) -> ServeConfig:
+    """What flags are still to be put in: fields are checked against each other when all of them are known."""
+    config = object.__new__(ServeConfig)
+    vars(config).update({field.name: field.default for field in dataclasses.fields(ServeConfig)}, **values)
+    return config
 
 
 def from_toml(text: str) -> ServeConfig:

@@ -40,6 +40,15 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(file):
     assert (found.port, found.host, found.queue_images, found.models) == (3, "::1", 5000, Path("models/a"))
 
 
+def test_what_has_to_fit_together_may_come_from_different_places(file):
+    assert settings("--max-images-per-request", "256", QUEUE_IMAGES="512").queue_images == 512
+    path = file("max_images_per_request = 4096")
+    assert settings("--config", path, "--queue-images", "8192").max_images_per_request == 4096
+    assert settings("--tls-cert", "a.crt", TLS_KEY="a.key").tls_key == Path("a.key")
+    with pytest.raises(StartupError, match=r"--queue-images is 2048; expected 4096 \(--max-images-per-request\)"):
+        settings("--config", path)
+
+
 def test_a_bundle_on_the_command_line_goes_before_the_files(file):
     assert settings("models/b", "--config", file('models = "models/a"')).models == Path("models/b")
 
