@@ -90,7 +90,10 @@ class Loader:
             LoadFailed: It cannot be served; what was served before still is.
         """
         async with self._lock:
-            found = await self._scan()
+            try:
+                found = await self._scan()
+            except StartupError as unreadable:
+                raise LoadFailed(str(unreadable)[:_ERROR_CHARACTERS]) from unreadable
             folder = next(
                 (folder for folder, sources in found.items() if name in {source.name for source in sources}), None
             )
@@ -102,6 +105,9 @@ class Loader:
                 self._failed.pop(source.path, None)
             if error := await self._bring(folder, found[folder]):
                 raise LoadFailed(error)
+            if folder not in self._served:
+                there = ", ".join(source.version for source in found[folder])[:400]
+                raise LoadFailed(f"--versions is {self._config.versions}; of {name!r} there is {there}")
 
     async def unload(self, name: str) -> None:
         """Serve no version of a model until it is loaded again; returns when all that was accepted is answered.
@@ -165,7 +171,7 @@ class Loader:
         """Serve of one model the versions that the policy asks for, as far as they can be.
 
         Returns:
-            Why some cannot; empty if all can.
+            Why some cannot; empty if all can, or none are asked for.
         """
         candidates, wanted = choose(self._config.versions if folder else "all", sources)
         kept: list[LocalModel] = []
@@ -184,7 +190,9 @@ class Loader:
                     errors.append(str(error))
             if current is not None:
                 kept.append(current)
-        if kept:  # else nothing of it can be served, and what was stays
+        if not candidates:
+            self._retire(self._served.pop(folder, []))
+        elif kept:  # else nothing of it can be served, and what was stays
             replaced = [model for model in self._served[folder] if model not in kept]
             self._served[folder] = kept
             self._retire(replaced)

@@ -23,10 +23,12 @@ ANSWER, REFUSAL, REPLY, STATE = range(5, 9)
 # Kind, a number that depends on it, the call, and two times in seconds.
 _HEAD = struct.Struct("=BxxxIQdd")
 
-# Most bytes of a refusal's record, whose text is cut for it; and of the reply to a question.
+# Most bytes of a refusal's record, whose text is cut for it; and of the reply to a question, or of its refusal, which
+# has the whole reason why a model cannot be loaded.
 REFUSAL_BYTES = 1024
-REPLY_BYTES = 1024
-_REFUSAL_CHARACTERS = 150  # of which JSON makes six bytes each at the worst
+REPLY_BYTES = 8192
+_AROUND_BYTES = 124  # what else is in a refusal's record
+_CHARACTER_BYTES = 6  # what JSON makes of a character at the worst
 
 Parts: TypeAlias = tuple[bytes | memoryview, ...]
 """A message as it is written into a ring."""
@@ -93,11 +95,11 @@ def answer_bytes(images: int) -> int:
     return max(REFUSAL_BYTES, _HEAD.size + images * CLASSES * 4)
 
 
-def refusal(call: int, error: Exception) -> Parts:
-    """Why there is no answer."""
+def refusal(call: int, error: Exception, *, most_bytes: int = REFUSAL_BYTES) -> Parts:
+    """Why there is no answer; the text is cut so that the record has at most so many bytes."""
     document: dict[str, Any] = {
         "error": type(error).__name__ if type(error).__name__ in _ERRORS else ServeError.__name__,
-        "message": str(error)[:_REFUSAL_CHARACTERS],
+        "message": str(error)[: (most_bytes - _AROUND_BYTES) // _CHARACTER_BYTES],
     }
     if isinstance(error, Busy):
         document["retry_after_s"] = error.retry_after_s

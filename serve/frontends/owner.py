@@ -171,7 +171,7 @@ class Owner:
         except Exception as error:  # the question's outer edge: whoever asked is waiting
             if not isinstance(error, ServeError):
                 log.exception("no reply to %s", question)
-            reply = messages.refusal(call, error)
+            reply = messages.refusal(call, error, most_bytes=messages.REPLY_BYTES)
         # Another process that has come in its place has not asked.
         if self._ends.get(frontend) is end:
             self._send(frontend, reply)

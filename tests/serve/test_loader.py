@@ -415,6 +415,23 @@ class TestControl:
             await stub.RepositoryModelLoad(load(model_name="a"))
             assert await server.version("a") == "2"
 
+    async def test_a_load_that_leaves_nothing_served_says_why(self, put: Put, start: Start, tmp_path: Path) -> None:
+        put()
+        put("other", 7)
+        async with start(versions="1", model_control=True) as server:
+            stub = GRPCInferenceServiceStub(server.channel)
+
+            async def failure(name: str) -> str:
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await stub.RepositoryModelLoad(inference_pb2.RepositoryModelLoadRequest(model_name=name))
+                assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+                return str(failed.value.details())
+
+            assert await failure("other") == "--versions is 1; of 'other' there is 7"
+            (tmp_path / "models").rename(tmp_path / "elsewhere")
+            assert "found nothing, a bundle directory was expected" in await failure("compact")
+            assert await server.version() == "1"
+
     async def test_unload_returns_when_what_was_accepted_is_answered(self, serving: Serving) -> None:
         engine = FakeEngine()
         async with serving(engine) as running, AsyncDigitClient(running.address) as client:
@@ -445,6 +462,20 @@ class TestWatch:
             health = server.watch_health("b")
             assert (await health.read()).status == HEALTH.SERVING
             shutil.rmtree(tmp_path / "models/b")
+            assert (await health.read()).status == HEALTH.SERVICE_UNKNOWN
+            assert await server.version() == "1"
+
+    async def test_a_version_that_is_asked_for_and_removed_goes_though_others_lie_there(
+        self, put: Put, start: Start
+    ) -> None:
+        removed = put("a", 1)
+        put("a", 2)
+        put("b", 1)
+        async with start(watch=True, versions="1") as server:
+            assert await server.version("a") == "1"
+            health = server.watch_health("a")
+            assert (await health.read()).status == HEALTH.SERVING
+            shutil.rmtree(removed)
             assert (await health.read()).status == HEALTH.SERVICE_UNKNOWN
             assert await server.version() == "1"
 

@@ -14,7 +14,7 @@ import pytest
 
 from serve.batcher import Answer, Batcher
 from serve.config import ServeConfig
-from serve.errors import DeadlineUnreachable, EngineFault, QueueFull, ServeError, Unavailable, UnknownModel
+from serve.errors import DeadlineUnreachable, EngineFault, LoadFailed, QueueFull, ServeError, Unavailable, UnknownModel
 from serve.frontends import messages
 from serve.frontends.link import Link, ring_bytes
 from serve.frontends.owner import Owner
@@ -210,6 +210,20 @@ async def test_questions_are_replied_to_or_refused(linked: Linking) -> None:
             await both.remote.ask("counts", 7)
         with pytest.raises(ServeError, match="this is a bug"):
             await both.remote.load("compact")  # which is not allowed here, and front ends know that
+
+
+async def test_a_load_that_fails_tells_the_whole_reason(linked: Linking, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "ö" * 1000  # as long as it may be, of characters that JSON makes much of
+
+    async def fail(_: str) -> None:
+        raise LoadFailed(reason)
+
+    async with linked(FakeEngine(), model_control=True) as both:
+        monkeypatch.setattr(both.owner._backend.control, "load", fail)
+        with pytest.raises(LoadFailed) as failed:
+            await both.remote.load("compact")
+    assert str(failed.value) == reason
+    assert sum(map(len, messages.refusal(0, failed.value, most_bytes=messages.REPLY_BYTES))) <= messages.REPLY_BYTES
 
 
 async def test_a_model_is_retired_only_when_no_front_end_knows_it(linked: Linking) -> None:
