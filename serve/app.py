@@ -12,11 +12,13 @@ from contextlib import AsyncExitStack, contextmanager
 
 from serve.backend import Backend
 from serve.config import ServeConfig
+from serve.engines.tuning import Tuner
 from serve.errors import StartupError
 from serve.frontends.supervisor import Supervisor
+from serve.loader import require
 from serve.local_model import check_bundle
 from serve.pictures import Pictures
-from serve.repository import scan
+from serve.repository import choose, scan
 from serve.rpc import tls, token
 from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
@@ -92,25 +94,30 @@ class Server:
 
 
 def check(config: ServeConfig) -> Iterator[str]:
-    """Whether everything that lies there could be served with this configuration, whatever versions it asks for.
+    """Whether a server could start with this configuration, and serve everything that lies there, asked for or not.
 
     Yields:
         For each bundle a line.
 
     Raises:
-        StartupError: Some cannot be served; the message says which, and why.
+        StartupError: It could not start, or not serve some of it; the message says why.
     """
     tls.credentials(config)
     token.interceptors(config)
     errors = []
-    for sources in scan(config.models).values():
+    names = set()
+    tuner = Tuner()
+    for folder, sources in scan(config.models).items():
+        candidates, _ = choose(config.versions if folder else "all", sources)
+        names |= {source.name for source in candidates}
         for source in sources:
             try:
-                yield check_bundle(source, config)
+                yield check_bundle(source, config, tuner)
             except StartupError as error:
                 errors.append(str(error))
     if errors:
         raise StartupError("; ".join(errors))
+    require(config, names)
 
 
 async def run(config: ServeConfig, on_ready: Callable[[int], None]) -> bool:

@@ -10,7 +10,7 @@ exchange is a turn of its own. So whoever found the old model has been accepted 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -71,13 +71,9 @@ class Loader:
             StartupError: Nothing of it can be served, or not the default model.
         """
         await self._refresh()
-        if not any(self._models):
-            reasons = "; ".join(reason for _, reason in self._failed.values())
-            raise StartupError(reasons or f"--versions {self._config.versions}: {self._config.models} has none of them")
-        default = self._config.default_model
-        if default is not None and default not in {model.description.name for model in self._models}:
-            names = sorted({model.description.name for model in self._models})
-            raise StartupError(f"--default-model is {default!r}; one of {', '.join(names)} was expected")
+        if self._failed and not any(self._models):
+            raise StartupError("; ".join(reason for _, reason in self._failed.values()))
+        require(self._config, {model.description.name for model in self._models})
         self._models.starting = False
         if self._config.watch:
             self._watching = asyncio.create_task(self._watch())
@@ -249,6 +245,19 @@ class Loader:
         await model.batcher.drain()
         del self._retiring[model]
         log.info("closed %s", model)
+
+
+def require(config: ServeConfig, names: Collection[str]) -> None:
+    """Check that the models that can be served are enough for a server.
+
+    Raises:
+        StartupError: There is none, or not the default.
+    """
+    if not names:
+        raise StartupError(f"--versions {config.versions}: {config.models} has none of them")
+    default = config.default_model
+    if default is not None and default not in names:
+        raise StartupError(f"--default-model is {default!r}; one of {', '.join(sorted(names))} was expected")
 
 
 def _is_among(name: str, models: Iterable[LocalModel]) -> bool:

@@ -143,8 +143,8 @@ def _as_startup_errors(path: Path) -> Iterator[None]:
         raise StartupError(f"{path}: the engine cannot run this model: {error}") from error
 
 
-def check_bundle(source: Source, config: ServeConfig) -> str:
-    """Whether a bundle could be served with this configuration; it answers its probe set.
+def check_bundle(source: Source, config: ServeConfig, tuner: Tuner) -> str:
+    """Whether a bundle could be served with this configuration; it answers its probe set, in a server's batches.
 
     Returns:
         What would be served, in a line.
@@ -154,7 +154,8 @@ def check_bundle(source: Source, config: ServeConfig) -> str:
     """
     bundle = _open_bundle(source)
     selection = _select(bundle, config)
-    open_engine = _checked(bundle, selection, config, config.max_batch or selection.batch or 1)
+    tuning = _tune(source.path, tuner, bundle.manifest.architecture, selection, config)
+    open_engine = _checked(bundle, selection, config, config.max_batch or tuning.batch)
     with _as_startup_errors(source.path), open_engine() as engine:
         engine.run(np.zeros((1, *IMAGE_SHAPE), np.uint8))
     manifest = bundle.manifest

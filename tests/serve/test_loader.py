@@ -26,8 +26,10 @@ from clients import AsyncDigitClient, ModelNotFound
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2
 from protos.inference.inference_pb2_grpc import GRPCInferenceServiceStub
-from serve.app import Server
+from serve.app import Server, check
 from serve.config import ServeConfig
+from serve.engines.onnx_runtime import OnnxRuntimeEngine
+from serve.engines.tuning import Tuner, Tuning
 from serve.errors import LoadFailed, StartupError, UnknownModel
 from serve.pictures import Pictures
 from serve.process import server_process
@@ -182,9 +184,20 @@ class TestStart:
             assert await server.version() == "1"
         assert f"{unprobed} has no probe.bin, so its answers are not checked" in caplog.text
 
+    def test_check_asks_in_the_batches_of_a_server(
+        self, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put()
+        sizes = set()
+        run = OnnxRuntimeEngine.run
+        monkeypatch.setattr(OnnxRuntimeEngine, "run", lambda self, pixels: sizes.add(len(pixels)) or run(self, pixels))
+        monkeypatch.setattr(Tuner, "tune", lambda *_, **__: Tuning(slots=1, batch=16))
+        assert len(list(check(ServeConfig(models=tmp_path / "models", check_latency_ms=10_000.0)))) == 1
+        assert max(sizes) == 16
+
     def test_check_has_a_line_for_each_bundle_and_fails_if_one_does(self, put: Put, tmp_path: Path) -> None:
-        def check() -> subprocess.CompletedProcess[str]:
-            words = [sys.executable, "-m", "serve", str(tmp_path / "models"), "--check"]
+        def check(*flags: str) -> subprocess.CompletedProcess[str]:
+            words = [sys.executable, "-m", "serve", str(tmp_path / "models"), "--check", *flags]
             return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
         put("a", 1)
@@ -195,6 +208,12 @@ class TestStart:
             "a version 1",
             "a version 2",
         ]
+        for flags, reason in (
+            (("--default-model", "b"), "--default-model is 'b'; one of a was expected"),
+            (("--versions", "7"), f"--versions 7: {tmp_path / 'models'} has none of them"),
+        ):
+            refused = check(*flags)
+            assert (refused.returncode, refused.stderr) == (1, f"error: {reason}\n")
         (put("b") / "model.onnx").unlink()
         broken = check()
         assert (broken.returncode, broken.stdout) == (1, whole.stdout)
