@@ -95,7 +95,7 @@ class ServeConfig:
     max_calls: int = 4096
     """Most calls under way at once, waiting ones and health watches included; more are refused with
     RESOURCE_EXHAUSTED. Bounds the memory of messages that are still arriving, up to 4 MiB each. One connection gets at
-    most a quarter of it, and 512."""
+    most a quarter of it, and 512; streams get at most half."""
 
     max_pending_calls: int | None = None
     """Most calls that have come and were not looked at yet; gRPC ends more of them at once, as CANCELLED. Default:
@@ -105,7 +105,11 @@ class ServeConfig:
 
     max_deadline_s: float = 30.0
     """Seconds from its message's arrival after which a call is given up whose caller set no deadline of its own, or a
-    longer one. The message itself has as long to arrive whole."""
+    longer one. The message itself has as long to arrive whole; of a stream see `max_stream_idle_s`."""
+
+    max_stream_idle_s: float = 600.0
+    """Seconds without a message, of which a part is none, after which a stream is ended, besides the `max_deadline_s`
+    that its last answer may take."""
 
     max_connections: int | None = None
     """Most connections at once; more are closed as they come. Default: three quarters of the files that the process
@@ -183,6 +187,7 @@ class ServeConfig:
             f"1 to {1 << 20}",
         )
         self._check("max_deadline_s", 0 < self.max_deadline_s <= 3600, "above 0, up to 3600")
+        self._check("max_stream_idle_s", 0 < self.max_stream_idle_s <= 1 << 20, f"above 0, up to {1 << 20}")
         self._check(
             "max_connections", self.max_connections is None or 1 <= self.max_connections <= 1 << 20, f"1 to {1 << 20}"
         )

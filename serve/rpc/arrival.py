@@ -1,12 +1,13 @@
 """Requests must arrive whole and in time, and callers may leave when they like.
 
 gRPC itself waits for ever for a message of which a part is missing, and the call counts as under way all the while. So
-to gRPC every method here takes a stream, of which one message is read: by us, who know when to give up.
+to gRPC every method here takes a stream, of which one message is read: by us, who know when to give up. Of a stream
+proper nobody can tell a message of which a part is missing from silence, so silence is what ends it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Self, TypeAlias
 
 import grpc
 import grpc.aio
@@ -14,6 +15,10 @@ from google.protobuf.message import DecodeError
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+# Moving a timer costs more than all else that is done at a message here, so a stream's is not moved more often.
+_MOVE_S = 0.1
 
 
 class Arrivals:
@@ -30,32 +35,47 @@ class Arrivals:
 
 
 class Punctual(grpc.GenericRpcHandler):
-    """Another handler, whose methods' requests must arrive.
+    """Other handlers, whose methods' requests must arrive.
 
     Args:
-        handler: Its methods, asynchronous ones.
+        handlers: Their methods, asynchronous ones.
         arrivals: Counts the calls whose request is on its way.
         max_deadline_s: Seconds from a call's beginning until its request must be there.
+        max_stream_idle_s: Seconds without a message until a stream is ended, once its last answer may be expected.
+        max_streams: Most streams at once. They last, so they must not take up every call.
     """
 
-    def __init__(self, handler: grpc.GenericRpcHandler, arrivals: Arrivals, *, max_deadline_s: float) -> None:
-        self._handler = handler
+    def __init__(
+        self,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        arrivals: Arrivals,
+        *,
+        max_deadline_s: float,
+        max_stream_idle_s: float,
+        max_streams: int,
+    ) -> None:
+        self._handlers = handlers
         self._arrivals = arrivals
         self._max_deadline_s = max_deadline_s
+        self._max_stream_idle_s = max_stream_idle_s
+        self._max_streams = max_streams
+        self._streams = 0
         self._methods: dict[str, MethodHandler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> "MethodHandler | None":
         """The method that was called."""
         method = self._methods.get(details.method)
-        if method is None and (found := self._handler.service(details)) is not None:
-            # Only what exists is kept: names that callers make up are without number.
-            method = self._methods[details.method] = self._punctual(found)
+        if method is None:
+            for handler in self._handlers:
+                # Only what exists is kept: names that callers make up are without number.
+                if (found := handler.service(details)) is not None:
+                    method = self._methods[details.method] = self._punctual(found)
         return method
 
     def _punctual(self, method: Any) -> Any:
         if method.request_streaming:
             read, write = method.request_deserializer, method.response_serializer
-            return grpc.stream_stream_rpc_method_handler(_forgiving(method.stream_stream), read, write)
+            return grpc.stream_stream_rpc_method_handler(_forgiving(self._limited(method.stream_stream)), read, write)
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             # The message has no name here: gRPC keeps the frames of calls that are aborted.
@@ -85,6 +105,55 @@ class Punctual(grpc.GenericRpcHandler):
             details = f"the {len(message)} bytes received are no request of this method; check the client's protos"
         del message  # see above
         await context.abort(code, details)
+
+    def _limited(self, method: Any) -> Any:
+        """A stream's method, which lasts as long as messages come."""
+
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+            if self._streams >= self._max_streams:
+                details = f"{self._streams} streams are open, the most that may be; send single calls, or try later"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+            self._streams += 1
+            try:
+                # Once the stream was silent for so long, the answers to what came before have had their time.
+                most_s = self._max_stream_idle_s + self._max_deadline_s
+                async with asyncio.timeout(most_s) as limit:
+                    await method(_Awaited(messages, limit, most_s), context)
+                return
+            except TimeoutError:
+                details = f"no whole message arrived for {self._max_stream_idle_s:g} s, the most that a stream may wait"
+            finally:
+                self._streams -= 1
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+
+        return handle
+
+
+class _Awaited:
+    """The messages of a stream, whose end is put off whenever the next of them is asked for.
+
+    Args:
+        messages: As gRPC has them.
+        limit: When the stream is ended.
+        most_s: Seconds without a message until then.
+    """
+
+    def __init__(self, messages: AsyncIterator[bytes], limit: asyncio.Timeout, most_s: float) -> None:
+        self._next = aiter(messages).__anext__
+        self._time = asyncio.get_running_loop().time
+        self._limit = limit
+        self._most_s = most_s
+        self._moved = self._time()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        now = self._time()
+        if now - self._moved > _MOVE_S and not self._limit.expired():
+            self._limit.reschedule(now + self._most_s)
+            self._moved = now
+        return self._next()
 
 
 def _forgiving(method: Any) -> Any:

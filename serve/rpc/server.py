@@ -8,6 +8,7 @@ import grpc.aio
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as async_reflection
 
 from protos.digits.v1 import digits_pb2
 from protos.inference import inference_pb2
@@ -59,6 +60,7 @@ class RpcServer:
             digits.handler(digits.DigitRecognizer(models, pictures), observers),
             inference.handler(inference.InferenceService(models, self._health, control), observers),
             health.handler(self._health),
+            _reflection(),
         ]
         self.report({"": False})
 
@@ -80,10 +82,16 @@ class RpcServer:
         )
         port = self._bind()
         self._server.add_generic_rpc_handlers(
-            [Punctual(handler, self._arrivals, max_deadline_s=config.max_deadline_s) for handler in self._handlers]
+            [
+                Punctual(
+                    self._handlers,
+                    self._arrivals,
+                    max_deadline_s=config.max_deadline_s,
+                    max_stream_idle_s=config.max_stream_idle_s,
+                    max_streams=max(1, config.max_calls // 2),
+                )
+            ]
         )
-        names = (*SERVICES, health.NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, _described())
         await self._server.start()
         return port
 
@@ -107,6 +115,24 @@ class RpcServer:
                 f"cannot listen on {address}: the port is in use or the address is not this machine's; "
                 "choose another --port (0 takes a free one) or --host"
             ) from error
+
+
+def _reflection() -> grpc.GenericRpcHandler:
+    """What the server can do, for callers who ask; a stream, whose messages must come like those of any other."""
+    servicer: Any = async_reflection.ReflectionServicer(
+        (*SERVICES, health.NAME, reflection.SERVICE_NAME), pool=_described()
+    )
+
+    async def answer(messages: Any, context: Any) -> None:
+        async for response in servicer.ServerReflectionInfo(messages, context):
+            await context.write(response)
+
+    method = grpc.stream_stream_rpc_method_handler(
+        answer,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
 
 
 def _described() -> DescriptorPool:

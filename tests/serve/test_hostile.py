@@ -106,7 +106,7 @@ def test_watchers_of_health_cannot_take_every_call(bundle: Path, tmp_path: Path)
 def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all that follows. Afterwards it still answers, has grown little, logged little, and drains."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with server_process(bundle, "--max-deadline-s", "1", log=log) as running:
+    with server_process(bundle, "--max-deadline-s", "1", "--max-stream-idle-s", "1", log=log) as running:
         assert_serves(running)
         before = psutil.Process(running.pid).memory_info().rss
         yield running
@@ -174,6 +174,24 @@ def test_a_message_that_never_arrives_whole_is_not_waited_for(
     assert (code, details[details.index("grpc-message") :][13:30]) in (
         [(3, "the call was ende")] if end else [(4, "no whole message ")]
     )
+
+
+@pytest.mark.parametrize("arrived", [b"", b"\0\0\0\1\0only a part"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/digits.v1.DigitRecognizer/ClassifyStream",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_a_stream_whose_message_never_arrives_whole_is_ended(
+    shared: ServerProcess, method: str, arrived: bytes
+) -> None:
+    said = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, http2.headers(method))
+    code, details = status(shared.address, said + http2.frame(http2.DATA, 0, 1, arrived))
+    assert code == 4
+    assert "no whole message arrived for 1 s, the most that a stream may wait" in details
 
 
 def test_a_message_that_would_be_a_thousand_times_larger_unpacked_is_not_unpacked(shared: ServerProcess) -> None:

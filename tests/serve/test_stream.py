@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
@@ -189,6 +190,38 @@ async def test_a_stream_without_requests_ends_well(serving: Serving) -> None:
 
 
 # The clients
+
+
+async def test_a_stream_lasts_as_long_as_messages_come(serving: Serving) -> None:
+    limits = {"max_stream_idle_s": 1.0, "max_deadline_s": 1.0}
+    async with serving(FakeEngine(), **limits) as server, grpc.aio.insecure_channel(server.address) as channel:
+        call = open_stream(channel)
+        for seed in range(10):
+            await call.write(request(1, seed))
+            await read(call)
+            await asyncio.sleep(0.25)  # together they are longer than the limits
+        assert await asyncio.wait_for(call.code(), 20) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await call.details()).startswith("no whole message arrived for 1 s")
+
+
+async def test_streams_cannot_take_every_call(serving: Serving) -> None:
+    async with serving(FakeEngine(), max_calls=8) as server, AsyncExitStack() as channels:
+        streams = []
+        for _ in range(4):  # of one connection there are fewer
+            channel = grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+            streams.append(open_stream(await channels.enter_async_context(channel)))
+            await streams[-1].write(request(1))
+            await read(streams[-1])
+        stub = digits_pb2_grpc.DigitRecognizerStub(channel)
+        refused = open_stream(channel)
+        assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await refused.details()).startswith("4 streams are open, the most that may be")
+        assert len((await stub.Classify(request(1), timeout=30)).predictions) == 1
+        await streams[0].done_writing()
+        assert await streams[0].read() is grpc.aio.EOF
+        admitted = open_stream(channel)
+        await admitted.write(request(1))
+        await read(admitted)
 
 
 async def test_the_asynchronous_client_streams(serving: Serving) -> None:
