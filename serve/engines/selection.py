@@ -193,8 +193,8 @@ def _of_plan(bundle: Bundle, name: str, plan: Plan) -> Selection:
 def _on_gpu(bundle: Bundle) -> Selection:
     if not has_cuda():
         raise StartupError(
-            "this build of ONNX Runtime has no CUDA provider; install the other one, pip install '.[gpu]', after "
-            "pip uninstall onnxruntime"
+            "this build of ONNX Runtime has no CUDA provider; `pip uninstall onnxruntime onnxruntime-gpu && "
+            "pip install '.[gpu]'` brings the other one"
         )
     return Selection(
         file=HALF_GRAPH,

@@ -102,7 +102,8 @@ class Call:
 
 
 Observers: TypeAlias = Sequence[Callable[[Call], None]]
-"""Each is called once with every request that has ended, however it did. They run on the event loop: they are quick."""
+"""Each is called once with every request that had arrived and has ended, however it did. They run on the event loop:
+they are quick."""
 
 Request = TypeVar("Request", bound=Message)
 
