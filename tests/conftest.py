@@ -1,6 +1,7 @@
 """What is expensive is made once per run: a trained checkpoint and the bundle exported from it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# What starts the tests in the background may have them ignore Ctrl-C, which the programs they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_module(module: str, *arguments: object, timeout_s: float = 110) -> str:
