@@ -15,10 +15,10 @@ from serve.config import ServeConfig
 from serve.engines.tuning import Tuner
 from serve.errors import StartupError
 from serve.frontends.supervisor import Supervisor
-from serve.loader import require
+from serve.loader import candidates_of, require
 from serve.local_model import check_bundle
 from serve.pictures import Pictures
-from serve.repository import choose, scan
+from serve.repository import scan
 from serve.rpc import tls, token
 from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
@@ -108,7 +108,7 @@ def check(config: ServeConfig) -> Iterator[str]:
     names = set()
     tuner = Tuner()
     for folder, sources in scan(config.models).items():
-        candidates, _ = choose(config.versions if folder else "all", sources)
+        candidates, _ = candidates_of(config, folder, sources)
         names |= {source.name for source in candidates}
         for source in sources:
             try:

@@ -169,7 +169,7 @@ class Loader:
         Returns:
             Why some cannot; empty if all can, or none are asked for.
         """
-        candidates, wanted = choose(self._config.versions if folder else "all", sources)
+        candidates, wanted = candidates_of(self._config, folder, sources)
         kept: list[LocalModel] = []
         errors: list[str] = []
         name = self._name(folder, sources[0])
@@ -245,6 +245,11 @@ class Loader:
         await model.batcher.drain()
         del self._retiring[model]
         log.info("closed %s", model)
+
+
+def candidates_of(config: ServeConfig, folder: str, sources: Iterable[Source]) -> tuple[list[Source], int]:
+    """Which versions of a model to serve, as `choose` says; a bundle by itself is served whatever the policy."""
+    return choose(config.versions if folder else "all", sources)
 
 
 def require(config: ServeConfig, names: Collection[str]) -> None:
