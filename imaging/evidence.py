@@ -1,8 +1,7 @@
 """What speaks for a region being the digit that a picture was taken of: a product of plain measures, each 0 to 1.
 
 Every one stands for something that photographs hold besides: shadows change on one side only, sheets and table tops
-are thicker than strokes, ruling is straight and thin, a box holds others, dust is small, and a hair has less ink than
-what a pen writes.
+are thicker than strokes, ruling is straight and thin, a box holds others, and dust is small.
 """
 
 from collections.abc import Sequence
@@ -35,9 +34,6 @@ _TOO_WIDE = 0.3
 
 # Of its height: wider than this is no digit.
 WIDEST = 1.7
-
-# Of the best one's evidence: with so much a region may be what the pen wrote.
-_WRITTEN = 0.2
 
 
 def evidence(
@@ -84,27 +80,6 @@ def with_holders(regions: Sequence[Region], scores: Sequence[float], contrasts: 
         ) else 1)
         for region, score, contrast in zip(regions, scores, contrasts, strict=True)
     ]  # fmt: skip
-
-
-def with_pens(regions: Sequence[Region], scores: Sequence[float], amounts: Sequence[float]) -> list[float]:
-    """Scores, lower for what has less ink along its strokes than the pen left: hairs, ruling, the back's writing.
-
-    Args:
-        regions: What may be a digit; those that share a part are one thing put together in several ways.
-        scores: What speaks for each.
-        amounts: The contrast of its strokes times their width.
-    """
-    least = _WRITTEN * max(scores, default=0.0)
-    written = [
-        (set(region.parts), amount)
-        for region, score, amount in zip(regions, scores, amounts, strict=True)
-        if score >= least
-    ]
-    most = [max((amount for parts, amount in written if parts.isdisjoint(each.parts)), default=0.0) for each in regions]
-    return [
-        score * min(1.0, amount / max(its_most, 1e-9))
-        for score, amount, its_most in zip(scores, amounts, most, strict=True)
-    ]
 
 
 def _fills(labels: npt.NDArray[np.int32], region: Region) -> bool:

@@ -7,13 +7,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from imaging.ink import Ink
+from imaging.ink import Ink, Map
 
 Mask = npt.NDArray[np.bool_]
 """bool [height, width]."""
 
 # Of the ink around it: where a stroke ends.
 _EDGE = 0.4
+
+# Of that threshold: how faint a stroke may be between two parts of it. Of its ink: how much is two pixels beside it.
+_FAINT_EDGE = 0.5
+_RIDGE = 1.25
+
+# A bridge has at most so many pixels for the picture's longer side; some more in a small one.
+_BRIDGE = 0.012
+_LEAST_BRIDGE = 3
 
 # Longer side in pixels of pictures that hold a digit and nothing else, whose thin strokes are faint: MNIST's.
 SMALL = 40
@@ -101,7 +109,41 @@ def strokes(ink: Ink) -> Mask:
     level = cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR)
     least = max(LEAST_AMOUNT, 4 * ink.noise)
     edge = _EDGE_SMALL if side <= SMALL else _EDGE
-    return np.asarray(amount > np.maximum(edge * np.asarray(level), least))
+    found = amount > np.maximum(edge * np.asarray(level), least)
+    faint = amount > np.maximum(_FAINT_EDGE * edge * np.asarray(level), least)
+    return _bridged(found, faint & _ridges(amount))
+
+
+def _ridges(amount: Map) -> Mask:
+    """Where there is more ink than on either side of it, in one direction or another."""
+    framed = cv2.copyMakeBorder(amount, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
+    height, width = amount.shape
+
+    def moved(down: int, right: int) -> Map:
+        return framed[2 + down : 2 + down + height, 2 + right : 2 + right + width]
+
+    ridges = np.zeros(amount.shape, bool)
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        beside = np.maximum(moved(down, right), moved(-down, -right))
+        beyond = np.maximum(moved(2 * down, 2 * right), moved(-2 * down, -2 * right))
+        ridges |= (amount >= beside) & (amount > _RIDGE * beyond)
+    return ridges
+
+
+def _bridged(strokes: Mask, bridges: Mask) -> Mask:
+    """The strokes and those of the bridges that join two of their parts and are short."""
+    count, parts = cv2.connectedComponents(strokes.astype(np.uint8), connectivity=8)
+    total, between = cv2.connectedComponents((bridges & ~strokes).astype(np.uint8), connectivity=8)
+    here = np.nonzero(between)
+    which, framed = between[here], np.pad(parts, 1)
+    # A bridge leads from the lowest to the highest number of the parts that it touches.
+    lowest, highest = np.full(total, count), np.zeros(total, np.int64)
+    for down, right in np.ndindex(3, 3):
+        part = framed[here[0] + down, here[1] + right]
+        np.maximum.at(highest, which, part)
+        np.minimum.at(lowest, which, np.where(part > 0, part, count))
+    short = np.bincount(which, minlength=total) <= max(_LEAST_BRIDGE, _BRIDGE * max(strokes.shape))
+    return strokes | ((lowest < highest) & (highest > 0) & short)[between]
 
 
 def parts(mask: Mask, *, least: float, most: int) -> tuple[npt.NDArray[np.int32], list[Region]]:
