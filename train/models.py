@@ -8,6 +8,7 @@ Shapes: N images, C channels, 28 x 28 pixels, 10 digits.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -232,9 +233,11 @@ def build(architecture: str, /, **arguments: Any) -> nn.Sequential:
     if builder is None:
         raise ArchitectureError(unknown_name("architecture", architecture, ARCHITECTURES))
     parameters = inspect.signature(builder).parameters
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in parameters:
             raise ArchitectureError(unknown_name(f"argument of {architecture}", argument, parameters))
+        if isinstance(value, float) and math.isnan(value):  # which no comparison of PyTorch's refuses
+            raise ArchitectureError(f"{argument} of {architecture} is nan; it must be a number")
     try:
         return builder(**arguments)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -72,6 +73,10 @@ class TestBuild:
     def test_an_argument_out_of_range_is_refused(self):
         with pytest.raises(ArchitectureError, match="between 0 and 1, but got 2"):
             build("compact", dropout=2)
+
+    def test_an_argument_that_is_no_number_is_refused(self):
+        with pytest.raises(ArchitectureError, match="dropout of compact is nan; it must be a number"):
+            build("compact", dropout=math.nan)
 
     def test_arguments_reach_the_layers(self):
         rates = [layer.p for layer in build("compact", dropout=0.3) if isinstance(layer, torch.nn.Dropout)]
