@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.errors import ArchitectureError, unknown_name
+from train.errors import unknown_name
 from train.models import ARCHITECTURES, build
 
 _IMAGE = (1, 1, 28, 28)
@@ -144,21 +144,19 @@ def _name(module: nn.Module) -> str:
 
 def main() -> int:
     """Exit status: 0, or 2 for an architecture that is not known."""
-    names = ", ".join(name for name in ARCHITECTURES if name != "committee")  # whose members no name tells
-    usage = f"usage: python -m train.summary NAME, one of {names}"
+    names = [name for name in ARCHITECTURES if name != "committee"]
+    usage = f"usage: python -m train.summary NAME, one of {', '.join(names)}"
     match sys.argv[1:]:
         case ["-h" | "--help"]:
             print(usage)
             return 0
-        case [name] if name in ARCHITECTURES:
-            try:
-                print(table(summarise(build(name))))
-            except ArchitectureError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
+        case [name] if name in names:
+            print(table(summarise(build(name))))
             return 0
+        case ["committee"]:
+            print(f"error: a committee has the layers of its members; name one: {', '.join(names)}", file=sys.stderr)
         case [name]:
-            print(f"error: {unknown_name('architecture', name, ARCHITECTURES)}", file=sys.stderr)
+            print(f"error: {unknown_name('architecture', name, names)}", file=sys.stderr)
         case _:
             print(usage, file=sys.stderr)
     return 2

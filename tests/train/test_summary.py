@@ -59,7 +59,7 @@ def test_the_help_names_all_that_it_shows(monkeypatch, capsys):
     assert set(names) == ARCHITECTURES.keys() - {"committee"}
 
 
-def test_an_architecture_that_cannot_be_built_by_its_name_alone_is_an_error(monkeypatch, capsys):
+def test_a_committee_is_answered_with_what_its_members_may_be(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["summary", "committee"])
     assert main() == 2
-    assert "error: committee cannot be built" in capsys.readouterr().err
+    assert "error: a committee has the layers of its members; name one: dropout_cnn, " in capsys.readouterr().err
