@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from train.hardware import DeviceName, choose_device
 from train.inference import Probabilities, predict
 from train.models import parameter_count
 from train.report import figures
-from train.report.metrics import CONFIDENCE_LEVEL, Evaluation, answers, evaluate
+from train.report.metrics import CONFIDENCE_LEVEL, DIGITS, Evaluation, answers, evaluate
 from train.report.page import render
 from train.run import RunFolder
 from train.storage import make_folder, read_bytes, save_json, write_bytes
@@ -262,6 +262,10 @@ def _summary(evaluation: Evaluation) -> str:
             *(_row(each.digit, each.precision, each.recall.value, each.f1, each.images) for each in evaluation.digits),
             _row("mean", macro.precision, macro.recall, macro.f1, evaluation.images),
             "",
+            "digit  answered as",
+            _counts("", DIGITS),
+            *(_counts(digit, (count or "." for count in row)) for digit, row in enumerate(evaluation.confusion)),
+            "",
             f"{'corruption':<{width}}  accuracy",
             *(f"{name:<{width}}  {each.value:>8.2%}" for name, each in robustness.accuracies.items()),
             f"{'mean':<{width}}  {robustness.mean_accuracy:>8.2%}",
@@ -272,6 +276,10 @@ def _summary(evaluation: Evaluation) -> str:
 
 def _row(digit: int | str, precision: float, recall: float, f1: float, images: int) -> str:
     return f"{digit:>5}  {precision:>9.2%}  {recall:>7.2%}  {f1:>7.2%}  {images:>6,}"
+
+
+def _counts(digit: int | str, cells: Iterable[int | str]) -> str:
+    return f"{digit:>5}" + "".join(f"  {cell:>5}" for cell in cells)
 
 
 def _delete(path: Path) -> None:

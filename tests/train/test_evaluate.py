@@ -167,6 +167,8 @@ def test_the_summary_is_printed_and_nothing_else_is_left_in_the_folder(run, trai
     assert status == 0
     assert f"accuracy {document['accuracy']['value']:.2%} (95% interval " in out
     assert f"{document['errors']} errors" in out
+    for digit, counts in enumerate(document["confusion"]):
+        assert [str(digit), *(str(count or ".") for count in counts)] in [line.split() for line in out.splitlines()]
     assert out.endswith(f"written to {tmp_path / 'new'}: evaluation.json, report.html and {len(FIGURES)} figures\n")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["evaluation.json", "figures", "report.html"]
     again = json.loads((tmp_path / "new" / "evaluation.json").read_text())
