@@ -108,7 +108,8 @@ def learning_curves(epochs: Sequence[Mapping[str, float]], best: int) -> Figure:
     rows = figure.subplots(2, 2, sharex=True)
     for row, quantity, colour in zip(rows, ("accuracy", "loss"), (BLUE, RED), strict=True):
         for axes, part in zip(row, ("train", "validation"), strict=True):
-            axes.plot(numbers, [epoch[f"{part}_{quantity}"] for epoch in epochs], color=colour, marker=".")
+            values = [epoch[f"{part}_{quantity}"] for epoch in epochs]
+            axes.plot(numbers, values, color=colour, marker=".", clip_on=False)
             axes.axvline(best, color=GREY, linestyle=":", linewidth=1.2)
             axes.set_title(f"{'training' if part == 'train' else part} {quantity}")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
