@@ -7,11 +7,13 @@ proper nobody can tell a message of which a part is missing from silence, so sil
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+
+from serve.rpc.calls import Call, Observers, refusing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -43,6 +45,7 @@ class Punctual(grpc.GenericRpcHandler):
         max_deadline_s: Seconds from a call's beginning until its request must be there.
         max_stream_idle_s: Seconds without a message until a stream is ended, once its last answer may be expected.
         max_streams: Most streams at once. They last, so they must not take up every call.
+        observers: Are told of every call that comes to an end here; of the others the methods tell.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Punctual(grpc.GenericRpcHandler):
         max_deadline_s: float,
         max_stream_idle_s: float,
         max_streams: int,
+        observers: Observers,
     ) -> None:
         self._handlers = handlers
         self._arrivals = arrivals
@@ -60,37 +64,48 @@ class Punctual(grpc.GenericRpcHandler):
         self._max_stream_idle_s = max_stream_idle_s
         self._max_streams = max_streams
         self._streams = 0
+        self._observers = observers
+        self._unknown = refusing(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "unknown_method",
+            "this server has no such method; reflection lists those it has",
+            observers,
+        )
         self._methods: dict[str, MethodHandler] = {}
 
-    def service(self, details: grpc.HandlerCallDetails) -> "MethodHandler | None":
-        """The method that was called."""
+    def service(self, details: grpc.HandlerCallDetails) -> "MethodHandler":
+        """The method that was called, or one that says that there is none."""
         method = self._methods.get(details.method)
         if method is None:
             for handler in self._handlers:
                 # Only what exists is kept: names that callers make up are without number.
                 if (found := handler.service(details)) is not None:
-                    method = self._methods[details.method] = self._punctual(found)
-        return method
+                    method = self._methods[details.method] = self._punctual(details.method.removeprefix("/"), found)
+        return method or self._unknown
 
-    def _punctual(self, method: Any) -> Any:
+    def _punctual(self, name: str, method: Any) -> Any:
         if method.request_streaming:
             read, write = method.request_deserializer, method.response_serializer
-            return grpc.stream_stream_rpc_method_handler(_forgiving(self._limited(method.stream_stream)), read, write)
+            return grpc.stream_stream_rpc_method_handler(
+                _forgiving(self._limited(name, method.stream_stream)), read, write
+            )
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             # The message has no name here: gRPC keeps the frames of calls that are aborted.
-            return await method.unary_unary(await self._receive(method, context), context)
+            return await method.unary_unary(await self._receive(name, method, context), context)
 
         async def stream(_: AsyncIterator[bytes], context: Context) -> None:
-            await method.unary_stream(await self._receive(method, context), context)
+            await method.unary_stream(await self._receive(name, method, context), context)
 
         if method.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, None, method.response_serializer)
         return grpc.stream_unary_rpc_method_handler(unary, None, method.response_serializer)
 
-    async def _receive(self, method: Any, context: Context) -> Any:
+    async def _receive(self, name: str, method: Any, context: Context) -> Any:
         """The only message of a call, as the method wants it; a call without one is refused."""
-        code, details = grpc.StatusCode.INVALID_ARGUMENT, "the call was ended before its message had arrived whole"
+        # Also what the core, which does not say so, has ended: a message that is too large, or compressed.
+        code, reason = grpc.StatusCode.INVALID_ARGUMENT, "no_message"
+        details = "the call was ended before its message had arrived whole"
         message = grpc.aio.EOF
         try:
             with self._arrivals:
@@ -98,21 +113,29 @@ class Punctual(grpc.GenericRpcHandler):
                     message = await context.read()
             if message is not grpc.aio.EOF:
                 return method.request_deserializer(message) if method.request_deserializer else message
+        except asyncio.CancelledError:
+            Call(name, context).leave(self._observers)
+            raise
         except TimeoutError:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
             details = f"no whole message arrived within {self._max_deadline_s:g} s, the most that is allowed"
         except DecodeError:
+            reason = "invalid_request"
             details = f"the {len(message)} bytes received are no request of this method; check the client's protos"
         del message  # see above
+        await self._refuse(name, context, code, reason, details)
+
+    async def _refuse(self, name: str, context: Context, code: grpc.StatusCode, reason: str, details: str) -> NoReturn:
+        Call(name, context).end(self._observers, code.name, reason)
         await context.abort(code, details)
 
-    def _limited(self, method: Any) -> Any:
+    def _limited(self, name: str, method: Any) -> Any:
         """A stream's method, which lasts as long as messages come."""
 
         async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
             if self._streams >= self._max_streams:
                 details = f"{self._streams} streams are open, the most that may be; send single calls, or try later"
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+                await self._refuse(name, context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_streams", details)
             self._streams += 1
             try:
                 # Once the stream was silent for so long, the answers to what came before have had their time.
@@ -124,7 +147,7 @@ class Punctual(grpc.GenericRpcHandler):
                 details = f"no whole message arrived for {self._max_stream_idle_s:g} s, the most that a stream may wait"
             finally:
                 self._streams -= 1
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+            await self._refuse(name, context, grpc.StatusCode.DEADLINE_EXCEEDED, "silent_stream", details)
 
         return handle
 

@@ -6,7 +6,7 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -102,8 +102,7 @@ class Call:
 
 
 Observers: TypeAlias = Sequence[Callable[[Call], None]]
-"""Each is called once with every request that had arrived and has ended, however it did. They run on the event loop:
-they are quick."""
+"""Each is called once with every request that has ended, however it did. They run on the event loop: they are quick."""
 
 Request = TypeVar("Request", bound=Message)
 
@@ -207,6 +206,19 @@ def stream(
         return grpc.stream_stream_rpc_method_handler(handle)
 
     return rpc
+
+
+def refusing(
+    code: grpc.StatusCode, reason: str, details: str, observers: Observers
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A method that refuses every call. Observers are told under no method's name: the caller has chosen it."""
+
+    async def refuse(_: object, context: Context) -> None:
+        Call("", context).end(observers, code.name, reason)
+        await context.abort(code, details)
+
+    # As a stream, so that nothing of the request is waited for.
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _EndOfStream(Exception):

@@ -89,6 +89,7 @@ class RpcServer:
                     max_deadline_s=config.max_deadline_s,
                     max_stream_idle_s=config.max_stream_idle_s,
                     max_streams=max(1, config.max_calls // 2),
+                    observers=self._observers,
                 )
             ]
         )

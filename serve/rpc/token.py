@@ -21,7 +21,7 @@ import grpc.aio
 from serve.config import ServeConfig
 from serve.errors import StartupError
 from serve.rpc import health
-from serve.rpc.calls import Call, Observers
+from serve.rpc.calls import Observers, refusing
 from serve.rpc.renewal import Renewal
 
 log = logging.getLogger(__name__)
@@ -67,12 +67,16 @@ class RequireToken(grpc.aio.ServerInterceptor):
 
     def __init__(self, path: Path, observers: Observers) -> None:
         self._path = path
-        self._no_token = _refuse(
-            "no token was received; send the metadata `authorization: Bearer TOKEN`", "no_token", observers
+        self._no_token = refusing(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "no_token",
+            "no token was received; send the metadata `authorization: Bearer TOKEN`",
+            observers,
         )
-        self._wrong_token = _refuse(
-            "the token received is not valid here; send the metadata `authorization: Bearer TOKEN` with one that is",
+        self._wrong_token = refusing(
+            grpc.StatusCode.UNAUTHENTICATED,
             "wrong_token",
+            "the token received is not valid here; send the metadata `authorization: Bearer TOKEN` with one that is",
             observers,
         )
         self._file = Renewal(path)
@@ -154,12 +158,3 @@ def _is_loopback(host: str) -> bool:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _refuse(details: str, reason: str, observers: Observers) -> MethodHandler:
-    async def refuse(_: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        Call("", context).end(observers, grpc.StatusCode.UNAUTHENTICATED.name, reason)
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, details)
-
-    # As a stream, so that nothing of the request is waited for.
-    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -108,6 +108,14 @@ def refused(code: str, reason: str, method: str = CLASSIFY) -> Samples:
     return {("digits_requests_total", code, method): 1, ("digits_refusals_total", method, reason): 1}
 
 
+def refused_unread(code: str, reason: str, method: str = CLASSIFY) -> Samples:
+    """What moves when a request is refused of which nothing is known yet, the model included."""
+    return {
+        ("digits_requests_total", code, method, "", ""): 1,
+        ("digits_refusals_total", method, "", reason, ""): 1,
+    }
+
+
 @pytest.fixture
 def observed(serving: Serving) -> Any:
     @asynccontextmanager
@@ -259,6 +267,55 @@ async def test_a_caller_that_leaves_is_no_refusal(observed: Any) -> None:
         await asyncio.to_thread(engine.wait_until_inside)
         call.cancel()
         await server.until({("digits_requests_total", "CANCELLED", CLASSIFY): 1}, before)
+
+
+@pytest.mark.parametrize(
+    ("message", "ends", "status", "expected"),
+    [
+        (None, True, "INVALID_ARGUMENT", refused_unread("INVALID_ARGUMENT", "no_message")),
+        (bytes(5 << 20), True, "RESOURCE_EXHAUSTED", refused_unread("INVALID_ARGUMENT", "no_message")),
+        (bytes(784), True, "UNIMPLEMENTED", {("digits_requests_total", "CANCELLED", CLASSIFY, "", ""): 1}),
+        (None, False, "DEADLINE_EXCEEDED", refused_unread("DEADLINE_EXCEEDED", "no_message")),
+    ],
+    ids=["none", "too large", "compressed", "never"],
+)
+async def test_a_call_whose_message_does_not_arrive_whole_is_counted(
+    observed: Any, message: bytes | None, ends: bool, status: str, expected: Samples
+) -> None:
+    async with observed(FakeEngine(), max_deadline_s=1.0) as server:
+        before = await server.scrape()
+        if message is None:
+            call: Any = server.channel.stream_unary(f"/{CLASSIFY}")(timeout=60)
+            if ends:
+                await call.done_writing()
+        else:
+            packing = grpc.Compression.Gzip if status == "UNIMPLEMENTED" else None
+            call = server.channel.unary_unary(f"/{CLASSIFY}")(message, timeout=60, compression=packing)
+        assert (await call.code()).name == status
+        await server.until(expected, before)
+
+
+async def test_a_method_that_does_not_exist_is_counted_but_its_name_becomes_no_label(observed: Any) -> None:
+    async with observed(FakeEngine()) as server:
+        before = await server.scrape()
+        with pytest.raises(grpc.aio.AioRpcError, match="no such method; reflection lists those it has") as unknown:
+            await server.channel.unary_unary(f"/{CLASSIFY}es")(b"")
+        assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert moved(before, await server.scrape()) == refused_unread("UNIMPLEMENTED", "unknown_method", method="")
+
+
+async def test_streams_that_are_not_admitted_or_silent_are_counted(observed: Any) -> None:
+    async with observed(FakeEngine(), max_calls=2, max_stream_idle_s=0.5, max_deadline_s=0.5) as server:
+        before = await server.scrape()
+        of_its_own = grpc.aio.insecure_channel(server.running.address, [("grpc.use_local_subchannel_pool", 1)])
+        async with of_its_own:  # of one connection there may be fewer
+            streams = []
+            for channel in (server.channel, of_its_own):
+                streams.append(digits_pb2_grpc.DigitRecognizerStub(channel).ClassifyStream(timeout=60))
+                await streams[-1].wait_for_connection()
+            assert {(await stream.code()).name for stream in streams} == {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+        silent = refused_unread("DEADLINE_EXCEEDED", "silent_stream", STREAM)
+        await server.until(silent | refused_unread("RESOURCE_EXHAUSTED", "too_many_streams", STREAM), before)
 
 
 async def test_an_engine_fault_moves_the_failures_and_classifies_no_image(observed: Any) -> None:
