@@ -24,6 +24,14 @@ PREFIX = "DIGITS_SERVE_"
 
 FOREIGN = {"OTEL_EXPORTER_OTLP_ENDPOINT": "otel_endpoint"}
 
+_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
@@ -34,10 +42,10 @@ class Command:
     config: Path | None = None
     """TOML file with settings, by the names of the flags."""
 
-    check: bool = False
+    check: tyro.conf.FlagCreatePairsOff[bool] = False
     """Check the configuration and every bundle, with a line for each, and exit."""
 
-    print_config: bool = False
+    print_config: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the configuration as a TOML file, wherever each value comes from, and exit."""
 
 
@@ -58,7 +66,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], description:
         description=description,
         args=list(arguments),
         default=default,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
@@ -97,7 +104,9 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {
-        name: environment[variable] for variable, name in FOREIGN.items() if variable in environment
+        name: environment[variable]
+        for variable, name in FOREIGN.items()
+        if environment.get(variable)  # OpenTelemetry has it that an empty one counts as none
     }
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG":
@@ -136,8 +145,8 @@ def _typed(name: str, value: object, where: str) -> Any:
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise StartupError(f"{where} is {value!r:.80}; a value of type {expected} was expected")
+        expected = " or ".join(_NAMES[kind] for kind in kinds)
+        raise StartupError(f"{where} is {value!r:.80}; {expected} was expected")
     return value
 
 

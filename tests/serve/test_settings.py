@@ -40,6 +40,13 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(file):
     assert (found.port, found.host, found.queue_images, found.models) == (3, "::1", 5000, Path("models/a"))
 
 
+@pytest.mark.parametrize(("flag", "on"), [("--watch", True), ("--no-watch", False)])
+@pytest.mark.parametrize("below", ["true", "false"])
+def test_a_switch_can_be_turned_either_way_whatever_is_below(file, below, flag, on):
+    assert settings(flag, "--config", file(f"watch = {below}")).watch is on
+    assert settings(flag, WATCH=below).watch is on
+
+
 def test_what_has_to_fit_together_may_come_from_different_places(file):
     assert settings("--max-images-per-request", "256", QUEUE_IMAGES="512").queue_images == 512
     path = file("max_images_per_request = 4096")
@@ -91,10 +98,12 @@ def test_what_is_printed_is_a_file_that_gives_the_same(file):
     ("text", "message"),
     [
         ("prot = 1", r"serve\.toml: unknown setting 'prot': did you mean 'port'\? Known: models, versions, "),
-        ('port = "1"', r"serve\.toml: port is '1'; a value of type int was expected"),
-        ("port = true", r"serve\.toml: port is True; a value of type int was expected"),
-        ("port = 1.5", r"serve\.toml: port is 1\.5; a value of type int was expected"),
-        ("grace_s = '1'", r"serve\.toml: grace_s is '1'; a value of type float was expected"),
+        ('port = "1"', r"serve\.toml: port is '1'; a whole number was expected"),
+        ("port = true", r"serve\.toml: port is True; a whole number was expected"),
+        ("watch = 1", r"serve\.toml: watch is 1; true or false was expected"),
+        ("models = 1", r"serve\.toml: models is 1; a path was expected"),
+        ("port = 1.5", r"serve\.toml: port is 1\.5; a whole number was expected"),
+        ("grace_s = '1'", r"serve\.toml: grace_s is '1'; a number was expected"),
         ("[server]\nport = 1", r"serve\.toml: unknown setting 'server'"),
         ("port = 70000", r"--port is 70000; expected 0 to 65535"),
         ("engine = 'cuda'", r"serve\.toml: engine is 'cuda'; one of auto, onnxruntime, .*tensorrt was expected"),
@@ -123,7 +132,7 @@ def test_a_value_out_of_range_is_answered_with_what_is_allowed(flags, message):
 def test_a_slip_in_a_variable_is_answered_with_its_name():
     with pytest.raises(StartupError, match=r"^DIGITS_SERVE_QUEUE_IMAGE: unknown setting .* 'queue_images'"):
         settings(QUEUE_IMAGE="5")
-    with pytest.raises(StartupError, match=r"^DIGITS_SERVE_PORT is 'x'; a value of type int was expected"):
+    with pytest.raises(StartupError, match=r"^DIGITS_SERVE_PORT is 'x'; a whole number was expected"):
         settings(PORT="x")
 
 
