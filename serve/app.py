@@ -22,7 +22,7 @@ from serve.repository import scan
 from serve.rpc import tls, token
 from serve.rpc.arrival import Arrivals
 from serve.rpc.server import RpcServer
-from serve.rpc.telemetry import Telemetry
+from serve.rpc.telemetry import Telemetry, import_traces
 from serve.waiting import wait_unless
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def check(config: ServeConfig) -> Iterator[str]:
     """
     tls.credentials(config)
     token.interceptors(config)
+    import_traces(config)
     errors = []
     names = set()
     tuner = Tuner()

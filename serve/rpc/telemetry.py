@@ -26,7 +26,7 @@ class Telemetry:
     """
 
     def __init__(self, config: ServeConfig, count_call: CountCall | None) -> None:
-        self._otel_endpoint = config.otel_endpoint
+        self._config = config
         self._started = AsyncExitStack()
         self.observers: list[Callable[[Call], None]] = [AccessLog(config.access_log).observe_call]
         if count_call is not None:
@@ -38,8 +38,8 @@ class Telemetry:
         Raises:
             StartupError: It cannot be had.
         """
-        if self._otel_endpoint:
-            traces = _import_traces().Traces(self._otel_endpoint)
+        if module := import_traces(self._config):
+            traces = module.Traces(self._config.otel_endpoint)
             self._started.push_async_callback(traces.close)
             self.observers.append(traces.observe_call)
 
@@ -56,8 +56,14 @@ def _counting(count_call: CountCall) -> Callable[[Call], None]:
     return observe_call
 
 
-def _import_traces() -> ModuleType:
-    """What sends spans; it comes with an extra that may not be installed."""
+def import_traces(config: ServeConfig) -> ModuleType | None:
+    """What sends spans; None where no traces are configured.
+
+    Raises:
+        StartupError: It comes with an extra that is not installed.
+    """
+    if not config.otel_endpoint:
+        return None
     try:
         from serve.rpc import traces
     except ModuleNotFoundError as error:

@@ -19,6 +19,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 import serve.rpc.traces
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serve.app import check
+from serve.config import ServeConfig
 from serve.settings import parse
 from tests.fakes import FakeEngine, images
 from tests.serve.conftest import Serving
@@ -164,6 +166,7 @@ def test_opentelemetrys_own_variable_sets_the_endpoint_and_ours_goes_before_it()
     theirs = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1"}
     assert parse([], theirs).serve.otel_endpoint == "http://a:1"
     assert parse([], theirs | {"DIGITS_SERVE_OTEL_ENDPOINT": "http://b:1"}).serve.otel_endpoint == "http://b:1"
+    assert parse([], {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}).serve.otel_endpoint is None
     assert parse(["--otel-endpoint", "http://c:1"], theirs).serve.otel_endpoint == "http://c:1"
 
 
@@ -182,3 +185,5 @@ async def test_where_the_extra_is_not_installed_the_server_says_what_to_install(
     with pytest.raises(serve.errors.StartupError, match=r"is not installed; `pip install '\.\[otel\]'` brings it"):
         async with serving(FakeEngine(), otel_endpoint="http://127.0.0.1:1"):
             pass
+    with pytest.raises(serve.errors.StartupError, match=r"`pip install '\.\[otel\]'` brings it"):
+        list(check(ServeConfig(otel_endpoint="http://127.0.0.1:1")))
