@@ -222,8 +222,10 @@ def _on_cpu(bundle: Bundle, name: str) -> Selection:
 def _graph(bundle: Bundle, name: str) -> Graph:
     graphs = bundle.manifest.graphs
     if name not in graphs:
+        how = " with --int8" if name == INT8_GRAPH else ""
         raise StartupError(
-            f"{bundle.path}: the bundle has no {name}; it has {', '.join(sorted(graphs)) or 'none'}; export it again"
+            f"{bundle.path}: the bundle has no {name}; it has {', '.join(sorted(graphs)) or 'none'}; "
+            f"export it again{how}"
         )
     return graphs[name]
 
