@@ -162,6 +162,8 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        without_port = ":" not in self.host or self.host.startswith("[")
+        self._check("host", without_port, "a name or an address without a port, IPv6 in brackets such as [::1]")
         self._check("port", 0 <= self.port <= 65535, "0 to 65535")
         self._check("versions", VERSIONS.fullmatch(self.versions) is not None, "latest, all, or versions such as 1,3")
         self._check("check_latency_ms", 0 < self.check_latency_ms <= 60_000, "above 0, up to 60000")

@@ -36,8 +36,8 @@ def test_without_anything_the_defaults_hold():
 
 def test_a_flag_goes_before_the_environment_and_that_before_the_file(file):
     path = file('port = 1\nhost = "0.0.0.0"\nqueue_images = 5000\nmodels = "models/a"\n')
-    found = settings("--config", path, "--port", "3", PORT="2", HOST="::1")
-    assert (found.port, found.host, found.queue_images, found.models) == (3, "::1", 5000, Path("models/a"))
+    found = settings("--config", path, "--port", "3", PORT="2", HOST="[::1]")
+    assert (found.port, found.host, found.queue_images, found.models) == (3, "[::1]", 5000, Path("models/a"))
 
 
 @pytest.mark.parametrize(("flag", "on"), [("--watch", True), ("--no-watch", False)])
@@ -119,6 +119,7 @@ def test_a_slip_in_the_file_is_answered_with_its_place(file, text, message):
     ("flags", "message"),
     [
         (["--max-queue-delay-us", "1000001"], "--max-queue-delay-us is 1000001; expected 0 to 1000000"),
+        (["--host", "::1"], "--host is '::1'; expected a name or an address without a port, IPv6 in brackets such as"),
         (["--access-log", "1.5"], "--access-log is 1.5; expected 0 to 1"),
         (["--metrics-port", "65536"], "--metrics-port is 65536; expected 0 to 65535"),
         (["--otel-endpoint", "collector:4318"], "--otel-endpoint is 'collector:4318'; expected a URL that begins with"),
