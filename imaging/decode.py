@@ -98,6 +98,8 @@ def _upright(file: Image.Image, side: int) -> Picture:
     # A JPEG is decoded at a half, a quarter or an eighth in less than half the time.
     share = min(1.0, side / max(width, height))
     file.draft(None, (max(1, int(width * share)), max(1, int(height * share))))
+    # Some formats, such as TIFF, are turned as they are loaded, and have no orientation from then on.
+    file.load()
     orientation = _orientation(file)
     picture = Image.fromarray(_colours(file, side))
     if orientation in _UPRIGHT:

@@ -44,8 +44,9 @@ def test_sixteen_bits_are_scaled_by_the_range_that_is_used(drawn, highest):
     assert np.corrcoef(found.ravel(), drawn.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_stands_upright_however_the_camera_was_held(drawn, orientation):
+def test_a_picture_stands_upright_however_the_camera_was_held(drawn, kind, orientation):
     inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -55,7 +56,7 @@ def test_a_picture_stands_upright_however_the_camera_was_held(drawn, orientation
     held = held.transpose(inverse[orientation]) if orientation in inverse else held
     exif = Image.Exif()
     exif[274] = orientation
-    picture = decode(encoded(held, "PNG", exif=exif), side=800)
+    picture = decode(encoded(held, kind, exif=exif), side=800)
     assert (picture.width, picture.height) == (160, 120)
     np.testing.assert_array_equal(picture.colours[:, :, 0], drawn)
 
