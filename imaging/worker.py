@@ -95,13 +95,15 @@ def _load() -> Read:
     from imaging.decode import FORMATS
     from imaging.reader import read
 
-    picture = Image.new("L", (64, 64), 255)
-    picture.paste(0, (28, 12, 36, 52))
-    for name in FORMATS:
-        sample = io.BytesIO()
-        picture.save(sample, name)
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste("black", (28, 12, 36, 52))
+    # Colours measured as the eye sees them are converted by a library of their own.
+    samples = [(picture, name) for name in FORMATS] + [(picture.convert("LAB"), "TIFF")]
+    for sample, name in samples:
+        data = io.BytesIO()
+        sample.save(data, name)
         for many in (False, True):
-            read(sample.getvalue(), many=many)
+            read(data.getvalue(), many=many)
     return read
 
 

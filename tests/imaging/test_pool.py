@@ -103,6 +103,18 @@ def test_digits_survive_the_way_between_processes_and_nothing_else_is_taken_for_
         read_digits(write_digits(digits)[:-1])
 
 
+async def test_a_process_that_can_open_nothing_reads_every_mode() -> None:
+    colours = Image.open(io.BytesIO(picture())).convert("RGB")
+    pictures = []
+    for mode, kind in (("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("YCbCr", "TIFF"), ("LAB", "TIFF")):
+        data = io.BytesIO()
+        colours.convert(mode).save(data, kind)
+        pictures.append(data.getvalue())
+    async with opened(Observed()) as pool:
+        found = await pool.read(pictures)
+    assert all(same(each, imaging.read(data)) for each, data in zip(found, pictures, strict=True))
+
+
 async def test_a_picture_that_cannot_be_read_is_named_and_costs_no_process() -> None:
     async with opened(Observed()) as pool:
         with pytest.raises(PictureError, match="picture 1: no picture that can be read"):
