@@ -353,11 +353,13 @@ def _target(out: Path, path: Path, options: Options, drawn: dict[Path, Path]) ->
     In a folder that exists, or for several, it is below `out`, as in the pictures' folders.
 
     Raises:
-        ValueError: The figure of another picture is there.
+        ValueError: The figure of another picture is there, or the picture itself.
     """
     if len(options.paths) > 1 or options.paths[0].is_dir() or out.is_dir():
         parts = [part for part in path.parts if part not in (path.anchor, "..")]
         out = out.joinpath(*parts).with_name(path.name + ".png")
+    if path != STDIN and out.exists() and out.samefile(path):
+        raise ValueError(f"{out} is the picture itself; write it elsewhere")
     if (other := drawn.setdefault(out, path)) != path:
         raise ValueError(f"{out} is that of {_line(other)}; draw one of the two elsewhere")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -374,6 +376,9 @@ def main() -> int:
         return 1
     if not 1 <= options.top_k <= 10:
         print(f"error: --top-k is {options.top_k}; 1 to 10 was expected", file=sys.stderr)
+        return 1
+    if options.annotate is not None and options.annotate == options.explain:
+        print(f"error: --annotate and --explain are both {options.annotate}; name two places", file=sys.stderr)
         return 1
     try:
         return 0 if classify(options) else 1

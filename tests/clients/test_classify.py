@@ -174,6 +174,18 @@ def test_a_figure_is_not_written_over_that_of_another_picture(address, pictures,
     assert f"is that of {pictures[0]}; draw one of the two elsewhere" in err
 
 
+def test_a_figure_is_written_neither_over_its_picture_nor_over_the_other_figure(address, pictures, tmp_path):
+    before = pictures[0].read_bytes()
+    status, out, err = classify(pictures[0], "--annotate", pictures[0], "--address", address)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 2, 1)
+    assert f"{pictures[0]} is the picture itself; write it elsewhere" in err
+    assert pictures[0].read_bytes() == before
+    figure = tmp_path / "a.png"
+    status, _, err = classify(pictures[0], "--annotate", figure, "--explain", figure, "--address", address)
+    assert (status, err) == (1, f"error: --annotate and --explain are both {figure}; name two places\n")
+    assert not figure.exists()
+
+
 def test_a_folder_that_exists_takes_the_figure_of_a_single_picture(address, pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
