@@ -83,7 +83,7 @@ class Options:
             ("concurrency", self.concurrency, 1, 4096),
         ):
             if not least <= value <= most:
-                raise ValueError(f"--{name} is {value:g}; {least:g} to {most:g} was expected")
+                raise ValueError(f"--{name} is {value:,.10g}; {least:g} to {most:,.10g} was expected")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ class Options:
             ("agreement", self.agreement, 0.001, 1),
         ):
             if not least <= value <= most:
-                raise ValueError(f"--{name} is {value:g}; {least:g} to {most:g} was expected")
+                raise ValueError(f"--{name} is {value:,.10g}; {least:g} to {most:,.10g} was expected")
         if 0 < self.streams < self.processes:
             raise ValueError(
                 f"--streams is {self.streams}; 0, or one for each of {self.processes} --processes, was expected"

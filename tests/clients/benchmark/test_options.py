@@ -18,7 +18,7 @@ from clients.errors import DigitError
     [
         ({"concurrency": (0,)}, r"--concurrency is \(0,\)"),
         ({"rate": (0.0,)}, r"--rate is \(0\.0,\)"),
-        ({"images": 0}, "--images is 0; 1 to"),
+        ({"images": 0}, "--images is 0; 1 to 1,048,576 was"),
         ({"duration_s": 0.0}, "--duration-s is 0; 0.1 to"),
         ({"max_duration_s": 1.0}, "--max-duration-s is 1; 5 to"),
         ({"duration_s": 0.1, "windows": 20}, "--windows is 20; 2 to 10"),
