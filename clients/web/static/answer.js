@@ -3,7 +3,6 @@
 import { element, milliseconds, percent } from "./words.js";
 
 const WARNINGS = {
-  blank: "The picture looks blank.",
   low_contrast: "The ink is pale; a darker pen or more light helps.",
   several_digits: "There seems to be more than one digit; try “Several digits”.",
   unlike_a_digit: "This does not look much like a digit.",
@@ -11,6 +10,8 @@ const WARNINGS = {
 };
 
 const warn = (word) => WARNINGS[word] ?? `Warning: ${word.replaceAll("_", " ")}.`;
+
+const NONE = "No digit found";
 
 const byId = (id) => document.getElementById(id);
 
@@ -64,12 +65,13 @@ export class AnswerView {
   }
 
   show(answer, { many }) {
-    const { digits } = answer;
+    // Where nothing was found the network has answered a black image.
+    const digits = answer.digits.filter((each) => !each.warnings.includes("blank"));
     if (digits.length) {
       this.#list(many ? digits : []);
       this.#select(digits, 0);
     } else {
-      this.clear("No digits found");
+      this.clear(NONE);
     }
     byId("total").textContent = milliseconds(answer.total_ms);
     byId("reading").textContent = milliseconds(answer.picture_ms);
@@ -131,7 +133,7 @@ function byLine(digits) {
 }
 
 function sentence(digits) {
-  if (!digits.length) return "No digits found";
+  if (!digits.length) return NONE;
   const words = digits.flatMap((each) => each.warnings.map(warn));
   const [first] = digits;
   const lines = byLine(digits).map((line) => line.map((each) => each.digit).join(" "));

@@ -277,15 +277,17 @@ def test_the_answer_to_one_digit_goes_when_several_are_asked_for(page_with, cham
         expect(page.get_by_role("group", name="Digits").get_by_role("button")).to_have_text(["7"])
 
 
-def test_a_picture_without_digits_is_said_to_have_none(page):
-    page.get_by_role("switch", name="Several digits").check()
+@pytest.mark.parametrize("many", [False, True])
+def test_a_picture_without_digits_is_said_to_have_none(page, many):
+    page.get_by_role("switch", name="Several digits").set_checked(many)
     blank = page.evaluate("""async () => {
       const sheet = new OffscreenCanvas(50, 50);
       sheet.getContext("2d").fillRect(0, 0, 50, 50);
       return [...new Uint8Array(await (await sheet.convertToBlob()).arrayBuffer())];
     }""")
     page.evaluate(HAND_OVER, ["drop", blank, "blank.png"])
-    expect(page.locator("#certainty")).to_have_text("No digits found")
+    expect(page.locator("#certainty")).to_have_text("No digit found")
+    expect(page.locator("#digit")).to_be_empty()
 
 
 # The server
