@@ -21,6 +21,9 @@ Colours = npt.NDArray[np.uint8]
 # Of all that Pillow reads; some of the others start programs or are seldom looked after.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
+# How pictures begin, from the fifth byte on, that phones take and Pillow reads with a plug-in only.
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+
 # What claims to be larger may be made to fill the memory; cameras of 64 megapixels are the largest in common use.
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 65_000_000
@@ -74,6 +77,8 @@ def decode(data: bytes, *, side: int) -> Picture:
                 )
             return _upright(file, side)
     except UnidentifiedImageError as error:
+        if data[4:12] in _HEIC and "HEIF" not in _formats():
+            raise PictureError("a HEIC picture; install pillow-heif where it is read, or save it as JPEG") from error
         raise PictureError("no picture that can be read; PNG, JPEG, WebP, BMP, TIFF or GIF is expected") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"so many pixels that they are not counted; at most {MAX_PIXELS:,} are read") from error

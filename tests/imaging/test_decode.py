@@ -3,6 +3,7 @@
 import struct
 import zlib
 from contextlib import suppress
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -99,6 +100,12 @@ def test_of_an_animation_the_first_frame_is_taken(drawn):
 def test_another_file_under_a_pictures_name_is_refused_with_what_is_expected(content):
     with pytest.raises(PictureError, match=r".*picture"):
         decode(content, side=800)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIC is read here")
+def test_a_phones_own_format_is_named_with_what_reads_it():
+    with pytest.raises(PictureError, match=r"a HEIC picture; install pillow-heif where it is read"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", side=800)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
