@@ -9,6 +9,7 @@ from itertools import combinations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from imaging.segment import Mask
 from imaging.straight import Line, Point, seen_from, strip
@@ -30,12 +31,24 @@ _EQUAL = 1.25
 _LEAST_BOX = 0.3
 _COVERED = 0.7
 
+# Of the longest ones: lines that are looked at for boxes with a hidden side, and for lines to write on.
+_MOST_SIDES = 40
+_MOST_BASE_LINES = 8
+
 # Of a base line's length: how tall is what stands on it, how high above it that may float, how far the line runs on
 # beyond it at either end, and what is a speck.
 _TALLEST = 0.83
 _FLOATS = 0.35
 _BEYOND = 0.08
 _SPECK = 0.1
+
+_ENDS = "start", "stop", "direction"
+_MEASURES = "length", "width", "strength"
+
+Row = npt.NDArray[np.bool_]
+"""bool [lines]."""
+Table = npt.NDArray[np.bool_]
+"""bool [lines, lines]."""
 
 _ACROSS = np.cos(np.radians(70.0))
 # A line with one free end runs about level or upright, as pages are held; a stroke that ends at the rim may lean.
@@ -49,79 +62,73 @@ def printed(lines: Sequence[Line], mask: Mask) -> list[Line]:
     """The printed ones of the lines, and sides of boxes that were not found.
 
     Args:
-        lines: All straight lines.
+        lines: All straight lines, the longest first.
         mask: Where there is ink.
     """
     held = _held([*lines, *_hidden_sides(lines, mask)], mask.shape)
-    return [*held, *(line for line in lines if line not in held and _is_base_line(line, mask))]
+    level = [line for line in lines if line not in held and abs(float(line.direction[0])) >= _BASE]
+    return [*held, *(line for line in level[:_MOST_BASE_LINES] if _is_base_line(line, mask))]
 
 
-def _held(lines: list[Line], shape: tuple[int, int]) -> list[Line]:
-    """The lines that hold each other: without one, those that end at it may be strokes."""
+def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
+    """The lines that hold each other: without one, those that end at it may be strokes.
+
+    Line i is held by its ends, each at the rim or at some line j, or by the lines j like it beside it. One that ends
+    freely may be printed none the less, but not for one other line's sake: two strokes of a seven hold each other.
+    """
+    if not lines:
+        return []
+    starts, stops, directions = (np.array([getattr(each, name) for each in lines]) for name in _ENDS)
+    lengths, widths, strengths = (np.array([getattr(each, name) for each in lines]) for name in _MEASURES)
+    cosines = np.abs(directions @ directions.T)
+    as_wide = np.abs(widths[:, None] - widths) <= 1 + 0.5 * np.minimum(widths[:, None], widths)
+    as_strong = np.maximum(strengths[:, None], strengths) < 1.5 * np.minimum(strengths[:, None], strengths)
+    near = np.minimum(_NEAR * max(shape), np.maximum(_NEAR_LEAST, _NEAR_OWN * lengths))
+
+    along, across = _seen_from_all((starts + stops) / 2, starts, directions)
+    beside = (cosines > _ALONGSIDE) & as_wide & as_strong & (np.abs(across) > 3 * widths[:, None])
+    meets, rims = [], []
+    for points in (starts, stops):
+        along, across = _seen_from_all(points, starts, directions)
+        away = np.hypot(np.maximum(np.maximum(-along, along - lengths), 0), across)
+        meets.append((cosines <= _ACROSS) & as_wide & (away <= near[:, None] + (widths[:, None] + widths) / 2))
+        from_rim = np.minimum(points, np.array(shape[::-1]) - points)
+        rims.append(((from_rim <= near[:, None] / 2) & (np.abs(directions) > _ACROSS_RIM)).any(axis=1))
+    upright = (np.abs(directions).max(axis=1) > _LEVEL) & (lengths > _LONG * shape[1])
+
+    kept = np.ones(len(lines), bool)
     while True:
-        firm = [line for line in lines if _ends(line, lines, shape) == 2]
-        kept = [line for line in lines if line in firm or _is_held(line, lines, firm, shape)]
-        if len(kept) == len(lines):
-            return kept
-        lines = kept
+        ends = _held_ends(meets, rims, kept)
+        firm = kept & (ends == 2)
+        in_family = np.count_nonzero(beside & kept, axis=1) >= np.take(_FAMILY, np.minimum(ends, 1))
+        held = firm | (kept & (in_family | (upright & (_held_ends(meets, rims, firm) == 1))))
+        if held.sum() == kept.sum():
+            return [line for line, each in zip(lines, held, strict=True) if each]
+        kept = held
 
 
-def _is_held(line: Line, lines: list[Line], firm: list[Line], shape: tuple[int, int]) -> bool:
-    """Whether a line with a free end is printed none the less: two strokes of a seven hold each other as well."""
-    if _in_family(line, lines, _FAMILY[_ends(line, lines, shape)]):
-        return True
-    level = np.abs(line.direction).max() > _LEVEL
-    return bool(level) and line.length > _LONG * shape[1] and _ends(line, firm, shape) == 1
+def _seen_from_all(points: Point, starts: Point, directions: Point) -> tuple[Point, Point]:
+    """How far along each line j points i, [N, 2], lie from its start, and how far across from it: [i, j]."""
+    moved = points[:, None] - starts
+    along = (moved * directions).sum(axis=2)
+    return along, moved[..., 1] * directions[:, 0] - moved[..., 0] * directions[:, 1]
 
 
-def _ends(line: Line, lines: list[Line], shape: tuple[int, int]) -> int:
-    """How many of a line's ends lie at the rim or at another line that crosses its direction, 0 to 2."""
-    height, width = shape
-    near = min(_NEAR * max(shape), max(_NEAR_LEAST, _NEAR_OWN * line.length))
-    return sum(_ends_at(point, line, lines, near, (width, height)) for point in (line.start, line.stop))
-
-
-def _ends_at(point: Point, line: Line, lines: list[Line], near: float, size: tuple[int, int]) -> bool:
-    """Whether a line's end lies at the rim or at another line that crosses its direction."""
-    rims = np.stack((point, np.array(size) - point)) <= near / 2
-    if (rims.any(axis=0) & (np.abs(line.direction) > _ACROSS_RIM)).any():
-        return True
-    for other in lines:
-        if other is line or abs(float(other.direction @ line.direction)) > _ACROSS or not _as_wide(line, other):
-            continue
-        along, across = (float(each) for each in seen_from(other, point))
-        beyond = max(-along, along - other.length, 0.0)
-        if float(np.hypot(beyond, across)) <= near + (line.width + other.width) / 2:
-            return True
-    return False
+def _held_ends(meets: Sequence[Table], rims: Sequence[Row], among: Row) -> npt.NDArray[np.int64]:
+    """How many ends of each line lie at the rim or at one of the lines `among` the others, 0 to 2."""
+    held = [at_rim | (at_line & among).any(axis=1) for at_line, at_rim in zip(meets, rims, strict=True)]
+    return np.asarray(np.sum(held, axis=0))
 
 
 def _as_wide(one: Line, other: Line) -> bool:
     return abs(one.width - other.width) <= 1 + 0.5 * min(one.width, other.width)
 
 
-def _as_strong(one: Line, other: Line) -> bool:
-    return max(one.strength, other.strength) < 1.5 * min(one.strength, other.strength)
-
-
-def _in_family(line: Line, lines: list[Line], least: int) -> bool:
-    """Whether a line has enough others like it beside it."""
-    middle = (line.start + line.stop) / 2
-    beside = sum(
-        abs(float(seen_from(other, middle)[1])) > 3 * line.width
-        for other in lines
-        if abs(float(other.direction @ line.direction)) > _ALONGSIDE
-        and _as_wide(line, other)
-        and _as_strong(line, other)
-    )
-    return beside >= least
-
-
 def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
     """The fourth sides of boxes of which three were found: a stroke that lies on one hides that it is a line."""
     near = _NEAR * max(mask.shape)
-    sides = []
-    for one, other in combinations(lines, 2):
+    sides, longest = [], lines[:_MOST_SIDES]
+    for one, other in combinations(longest, 2):
         if not _are_opposite(one, other):
             continue
         start, stop = other.start, other.stop
@@ -129,7 +136,7 @@ def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
             start, stop = stop, start
         missing = [
             ends for ends in ((one.start, start), (one.stop, stop))
-            if not any(_joins(line, *ends, near + line.width) for line in lines)
+            if not any(_joins(line, *ends, near + line.width) for line in longest)
         ]  # fmt: skip
         if len(missing) != 1:
             continue
@@ -162,8 +169,6 @@ def _joins(line: Line, start: Point, stop: Point, near: float) -> bool:
 
 def _is_base_line(line: Line, mask: Mask) -> bool:
     """Whether a level line has something written on it: narrower, and not as tall as the line is long."""
-    if abs(float(line.direction[0])) < _BASE:
-        return False
     length = line.length
     (left, top), (right, bottom) = np.sort([line.start, line.stop], axis=0)
     first_row, first_column = max(0, int(top - length)), max(0, int(left - length))

@@ -193,13 +193,23 @@ def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit,
     best = max((each.score for each in pieces), default=0.0)
     strongest = max((each.contrast for each in pieces if each.score > 0.3 * best), default=0.0)
     likely = [each for each in pieces if each.score > _RIVAL_MANY * best and each.contrast > 0.3 * strongest]
-    # The heights of one hand's digits are about the same.
-    usual = float(np.median([each.region.height for each in likely])) if likely else 0.0
+    # The heights of one hand's digits are about the same. Printed words may have more letters than there are digits,
+    # but they are less like digits.
+    usual = _weighted_median([each.region.height for each in likely], [each.score**2 for each in likely])
     likely = [each for each in likely if 0.4 * usual < each.region.height < 2.5 * usual]
     likely = [each for each in likely if not any(each.region.inside(other.region) for other in likely)]
     if len(likely) > MAX_DIGITS:
         raise PictureError(f"{len(likely)} digits; at most {MAX_DIGITS} are read in a picture; cut it into several")
     return tuple(_digit(picture, likely[each]) for each in reading_order([each.region for each in likely]))
+
+
+def _weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The value below and above which there is half of the weight; 0 where there is none."""
+    if not values:
+        return 0.0
+    order = np.argsort(values)
+    sums = np.cumsum(np.asarray(weights)[order])
+    return float(values[order[np.searchsorted(sums, sums[-1] / 2)]])
 
 
 def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:

@@ -116,7 +116,7 @@ def strokes(ink: Ink) -> Mask:
 
 def _ridges(amount: Map) -> Mask:
     """Where there is more ink than on either side of it, in one direction or another."""
-    framed = cv2.copyMakeBorder(amount, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
+    framed = np.pad(amount, 2, mode="edge")
     height, width = amount.shape
 
     def moved(down: int, right: int) -> Map:
@@ -133,9 +133,10 @@ def _ridges(amount: Map) -> Mask:
 def _bridged(strokes: Mask, bridges: Mask) -> Mask:
     """The strokes and those of the bridges that join two of their parts and are short."""
     count, parts = cv2.connectedComponents(strokes.astype(np.uint8), connectivity=8)
-    total, between = cv2.connectedComponents((bridges & ~strokes).astype(np.uint8), connectivity=8)
+    total, labels = cv2.connectedComponents((bridges & ~strokes).astype(np.uint8), connectivity=8)
+    between = np.asarray(labels, np.int64)
     here = np.nonzero(between)
-    which, framed = between[here], np.pad(parts, 1)
+    which, framed = between[here], np.pad(np.asarray(parts, np.int64), 1)
     # A bridge leads from the lowest to the highest number of the parts that it touches.
     lowest, highest = np.full(total, count), np.zeros(total, np.int64)
     for down, right in np.ndindex(3, 3):
@@ -143,7 +144,7 @@ def _bridged(strokes: Mask, bridges: Mask) -> Mask:
         np.maximum.at(highest, which, part)
         np.minimum.at(lowest, which, np.where(part > 0, part, count))
     short = np.bincount(which, minlength=total) <= max(_LEAST_BRIDGE, _BRIDGE * max(strokes.shape))
-    return strokes | ((lowest < highest) & (highest > 0) & short)[between]
+    return np.asarray(strokes | ((lowest < highest) & (highest > 0) & short)[between])
 
 
 def parts(mask: Mask, *, least: float, most: int) -> tuple[npt.NDArray[np.int32], list[Region]]:

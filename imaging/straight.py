@@ -1,6 +1,7 @@
 """Straight thin lines in a picture's strokes, printed or written."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -55,12 +56,12 @@ class Line:
     width: float
     strength: float
 
-    @property
+    @cached_property
     def length(self) -> float:
         """In pixels."""
         return float(np.hypot(*(self.stop - self.start)))
 
-    @property
+    @cached_property
     def direction(self) -> npt.NDArray[np.float64]:
         """Of length 1."""
         return (self.stop - self.start) / max(self.length, 1e-9)
