@@ -136,7 +136,7 @@ def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
             start, stop = stop, start
         missing = [
             ends for ends in ((one.start, start), (one.stop, stop))
-            if not any(_joins(line, *ends, near + line.width) for line in longest)
+            if not any(_as_wide(line, one) and _joins(line, *ends, near + line.width) for line in longest)
         ]  # fmt: skip
         if len(missing) != 1:
             continue

@@ -14,7 +14,7 @@ Matrix = npt.NDArray[np.floating]
 # The digit is enlarged by this much before it is thinned, so that the path is known to a fraction of a pixel.
 _ENLARGED = 4
 
-# What is ink is judged beside what lies within so many of MNIST's pixels, where they differ by more than such a share of
+# What is ink is judged beside what lies within so many of MNIST's pixels, where they differ by more than a share of
 # the darkest: faint strokes are ink and small loops are open beside strokes of the full tone. Where all is alike, and
 # for the faintest, the share of the darkest decides.
 _WINDOW = 5

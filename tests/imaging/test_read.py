@@ -138,6 +138,16 @@ def test_a_piece_of_a_printed_field_is_not_taken_for_the_digit(number):
     assert_is(one(picture), number)
 
 
+@pytest.mark.parametrize(("step", "pen"), [(16, 18), (27, 14)])
+def test_a_piece_of_ruling_is_not_taken_for_a_fat_digit_that_another_way_to_tell_ink_finds(step, pen):
+    picture = page(161, 110, tone=225, grain=1)
+    for at in range(5, 161, step):
+        picture[:, at : at + 1] = picture[at] = 195
+    cv2.polylines(picture, [np.array([(58, 38), (48, 60), (46, 71)])], False, 70, pen // 2 + 2, cv2.LINE_AA)
+    found = one(cv2.circle(picture, (50, 74), pen, 70, -1, cv2.LINE_AA))
+    assert found.box.height > 40
+
+
 def test_a_blot_does_not_make_a_thin_digit_a_hair(number):
     picture = stroke(page(), number, left=100, top=60, size=220, pen=6, ink=30)
     assert_is(one(cv2.circle(picture, (560, 420), 8, 30, -1)), number)
@@ -225,6 +235,17 @@ def test_many_digits_are_read_line_by_line(change):
     expected = [digit for line in lines for digit in line]
     assert len(digits) == len(expected)
     for found, digit in zip(digits, expected, strict=True):
+        assert_is(found, digit)
+
+
+def test_printed_words_do_not_outvote_the_digits_of_a_page():
+    picture = several([[4, 2, 7, 5]])
+    picture = np.vstack([picture, np.full((120, picture.shape[1]), 235, np.uint8)])
+    for row in range(3):
+        cv2.putText(picture, "Name of the reader, amount", (40, 210 + 35 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 60, 2)
+    digits = imaging.read(encoded(picture), many=True)
+    tall = [found for found in digits if found.box.height > 60]
+    for found, digit in zip(tall, (4, 2, 7, 5), strict=True):
         assert_is(found, digit)
 
 

@@ -111,3 +111,30 @@ def test_a_bar_in_line_with_ruling_stays():
     printed = cv2.line(mask(), (500, 100), (599, 100), 1, 2) > 0
     left = cleaned(printed | digit)
     assert (left & digit).sum() > 0.97 * digit.sum()
+
+
+def test_a_box_goes_of_which_one_side_is_hidden_under_a_stroke():
+    digit = stroke(mask(), 7, left=210, top=101, size=150, pen=7, ink=1) > 0
+    printed = cv2.rectangle(mask(), (200, 100), (340, 270), 1, 3) > 0
+    assert digit[98:105, 215:325].any(axis=0).all(), "the digit's bar covers the upper side"
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+@pytest.mark.parametrize("gap", [0, 12], ids=["standing on it", "above it"])
+def test_a_line_to_write_on_goes(gap):
+    digit = stroke(mask(), 5, left=240, top=150 - gap, size=100, pen=6, ink=1) > 0
+    printed = cv2.line(mask(), (200, 252), (380, 254), 1, 3) > 0
+    assert_only(cleaned(printed | digit), digit, printed)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [[(230, 90), (290, 60), (290, 250)], [(230, 250), (350, 250)]],
+        [[(210, 90), (300, 60), (340, 120), (200, 250), (330, 250)]],
+    ],
+    ids=["of a one", "of a two"],
+)
+def test_the_foot_of_a_digit_is_no_line_to_write_on(lines):
+    digit = cv2.polylines(mask(), [np.array(line, np.int32) for line in lines], False, 1, 4) > 0
+    np.testing.assert_array_equal(cleaned(digit), digit)

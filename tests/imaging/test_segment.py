@@ -2,8 +2,10 @@
 
 import cv2
 import numpy as np
+import pytest
 
-from imaging.segment import group, parts, without_frames
+from imaging.ink import Ink
+from imaging.segment import group, parts, strokes, without_frames
 from tests.imaging.drawing import stroke
 
 
@@ -46,3 +48,24 @@ def test_specks_are_left_out():
         drawn[y : y + 3, x : x + 3] = 1
     (found,) = segmented(drawn)
     assert found.width < 190
+
+
+@pytest.mark.parametrize(("faint", "pieces"), [(0.3, 1), (0.02, 2)])
+def test_a_hairline_that_fades_is_one_stroke_and_a_broken_one_two(faint, pieces):
+    amount = cv2.polylines(mask().astype(np.float32), [np.array([(300, 50), (300, 350)])], False, 1.0, 2, cv2.LINE_AA)
+    amount[200:204] *= faint
+    _, regions = parts(strokes(ink(amount)), least=0.02, most=10)
+    assert len(regions) == pieces
+
+
+def test_strokes_side_by_side_are_not_joined_by_what_is_between_them():
+    amount = np.zeros((400, 600), np.float32)
+    amount[50:350, 300:306] = amount[50:350, 312:318] = 1.0
+    amount[50:350, 306:312] = 0.3
+    _, regions = parts(strokes(ink(amount)), least=0.02, most=10)
+    assert len(regions) == 2
+
+
+def ink(amount: np.ndarray) -> Ink:
+    tone = np.rint(255 * (1 - amount)).astype(np.uint8)
+    return Ink(amount=amount, tone=tone, light=False, noise=0.0, window=None, expected=True, blur=0.0)
