@@ -162,11 +162,17 @@ def _runs_over(everywhere: Way, on_it: Way, paper: Mask) -> bool:
 def _weighed(ways: Sequence[Way]) -> list[Way]:
     """With less evidence for what has less ink along its strokes than the pen left: hairs, ruling, the back's writing.
 
-    What the pen wrote may have been found in any of the ways.
+    What the pen wrote may have been found in any of the ways that look for ink as dark, or as light, as this one.
     """
     least = _WRITTEN * max(way.best for way in ways)
-    written = [each for way in ways for each in way.found if way.share * each.score >= least]
-    return [replace(way, found=likeliest_first(_as_written(each, written) for each in way.found)) for way in ways]
+    written = {
+        light: [each for way in ways if way.ink.light == light for each in way.found if way.share * each.score >= least]
+        for light in (False, True)
+    }
+    return [
+        replace(way, found=likeliest_first(_as_written(each, written[way.ink.light]) for each in way.found))
+        for way in ways
+    ]
 
 
 def _as_written(candidate: Candidate, written: Sequence[Candidate]) -> Candidate:
