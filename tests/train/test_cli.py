@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train import checkpoint as checkpoints
-from train.__main__ import main
+from train.cli import main
 from train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -190,3 +190,11 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert "Traceback" not in err
     assert err.rstrip().endswith(f"python -m train {' '.join(command[3:])} --resume")
     assert checkpoints.load(tmp_path / "compact" / "best.pt").epoch >= 1
+
+
+def test_ctrl_c_while_pytorch_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "train", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted: nothing was begun\n")
