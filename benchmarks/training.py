@@ -27,7 +27,7 @@ from train import data
 from train.conditions import conditions
 from train.data import Split
 from train.errors import RunError, TrainError, unknown_name
-from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
+from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision, device_label
 from train.inference import predict
 from train.loop import fit
 from train.models import MEAN, STD, build
@@ -208,7 +208,7 @@ def measure(options: Options) -> dict[str, Any]:
         }
         print(f"{name:<18} {results[name]}", flush=True)
     where = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_label(device),
         "precision": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,

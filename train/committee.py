@@ -18,7 +18,7 @@ from train.checkpoint import Checkpoint
 from train.conditions import conditions
 from train.data import Dataset
 from train.errors import CheckpointError, RunError
-from train.hardware import DeviceName, choose_device
+from train.hardware import DeviceName, choose_device, device_label
 from train.inference import examine
 from train.models import parameter_count
 from train.recipes import RECIPES
@@ -82,7 +82,9 @@ def convene(options: Options) -> Checkpoint:
         committee = replace(committee, metrics=examine(committee.recogniser().to(device), dataset.test))
         folder.clear()
         checkpoint.save(folder.best, committee)
-    _write_result(result_path(options.results, options.name, dataset.name), options.name, committee)
+    _write_result(
+        result_path(options.results, options.name, dataset.name), options.name, committee, device_label(device)
+    )
     return committee
 
 
@@ -131,7 +133,7 @@ def _common_dataset(options: Options, members: Sequence[Checkpoint]) -> Dataset:
     return dataset
 
 
-def _write_result(path: Path, name: str, committee: Checkpoint) -> None:
+def _write_result(path: Path, name: str, committee: Checkpoint, device: str) -> None:
     document = {
         "recipe": {"name": name, "architecture": committee.architecture} | committee.recipe,
         "parameters": parameter_count(committee.network()),
@@ -139,7 +141,7 @@ def _write_result(path: Path, name: str, committee: Checkpoint) -> None:
         "mean": committee.metrics,
         "standard_deviation": None,
         "runs": [],
-        "conditions": conditions(LIBRARIES),
+        "conditions": conditions(LIBRARIES) | {"device": device},
     }
     save_json(path, document)
 

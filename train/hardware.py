@@ -26,6 +26,11 @@ def choose_device(name: DeviceName) -> torch.device:
     return torch.device(name)
 
 
+def device_label(device: torch.device) -> str:
+    """What results call a device: a GPU by its name, a processor `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
     """Returns the number format of convolutions and products in training.
 

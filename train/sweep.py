@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from train import command, data
 from train.conditions import conditions, cores
 from train.data import DataName, Dataset
 from train.errors import RunError, unknown_name
-from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision
+from train.hardware import DeviceName, PrecisionName, choose_device, choose_precision, device_label
 from train.models import build, parameter_count
 from train.recipes import RECIPES
 from train.run import FORMAT_VERSION, RunFolder
@@ -140,7 +139,7 @@ def sweep(options: Options) -> Path:
             processes.stop()
             raise
     where = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_label(device),
         "precision": str(choose_precision(options.precision, device)).removeprefix("torch."),
         "runs at a time": jobs,
     }

@@ -58,6 +58,7 @@ def test_its_result_stands_beside_those_of_the_sweeps(convene, tmp_path, trained
     joined = checkpoints.load(tmp_path / "runs/both/best.pt")
     result = json.loads((tmp_path / "benchmarks/results/accuracy-both-digits8x8.json").read_text())
     assert result["mean"] == joined.metrics
+    assert result["conditions"]["device"] == "cpu"
     assert result["parameters"] == 2 * 16_146
     assert [member["seed"] for member in result["recipe"]["members"]] == [checkpoints.load(trained).seed, 1]
 
