@@ -170,7 +170,7 @@ def robustness_table(result: dict[str, Any]) -> str:
         low, high = each["accuracy, 95 % interval"]
         cells = (
             f"{each['pictures']:,} {style}s",
-            f"**{each['accuracy']:.1%}**",
+            f"**{each['accuracy']:.2%}**",
             f"{low:.1%} to {high:.1%}",
             f"{each['accuracy as MNIST has them']:.1%}",
             "; ".join(_hardest(each["factors"])),
