@@ -135,8 +135,8 @@ def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
         if one.direction @ other.direction < 0:
             start, stop = stop, start
         missing = [
-            ends for ends in ((one.start, start), (one.stop, stop))
-            if not any(_as_wide(line, one) and _joins(line, *ends, near + line.width) for line in longest)
+            side for side in ((one.start, start), (one.stop, stop))
+            if not any(_as_wide(line, one) and _runs_along(line, side, near + line.width) for line in longest)
         ]  # fmt: skip
         if len(missing) != 1:
             continue
@@ -159,12 +159,10 @@ def _are_opposite(one: Line, other: Line) -> bool:
     return longer <= _EQUAL * shorter and apart >= _LEAST_BOX * longer and level
 
 
-def _joins(line: Line, start: Point, stop: Point, near: float) -> bool:
-    """Whether a line runs from one point to another."""
-    return any(
-        float(np.hypot(*(one - start))) < near and float(np.hypot(*(other - stop))) < near
-        for one, other in ((line.start, line.stop), (line.stop, line.start))
-    )
+def _runs_along(line: Line, side: tuple[Point, Point], near: float) -> bool:
+    """Whether a line runs from one end of a side to the other, or beyond."""
+    along, across = seen_from(line, np.array(side))
+    return bool((np.abs(across) < near).all() and along.min() > -near and along.max() < line.length + near)
 
 
 def _is_base_line(line: Line, mask: Mask) -> bool:

@@ -25,7 +25,7 @@ _WIDEST = 0.05
 _GAPS = (0.35, 0.75), (0.12, 0.55)
 
 # Of its length: a line is no wider.
-_SLENDER = 0.13
+_SLENDER = 0.1
 
 # How much of a line where no stroke crosses is of one width, and of all its length.
 _EVEN = 0.6

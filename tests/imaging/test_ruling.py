@@ -138,3 +138,19 @@ def test_a_line_to_write_on_goes(gap):
 def test_the_foot_of_a_digit_is_no_line_to_write_on(lines):
     digit = cv2.polylines(mask(), [np.array(line, np.int32) for line in lines], False, 1, 4) > 0
     np.testing.assert_array_equal(cleaned(digit), digit)
+
+
+@pytest.mark.parametrize("pen", [3, 10])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [[(1, 0), (0, 0), (0, 2), (1, 2), (1, 1), (0, 1)]],
+        [[(0, 0), (1, 0), (1, 2), (0, 2), (0, 0)], [(0, 1), (1, 1)]],
+        [[(0, 2), (1, 2), (1, 0), (0, 0), (0, 1), (1, 1)]],
+    ],
+    ids=["a six", "an eight", "a nine"],
+)
+def test_a_digit_of_straight_lines_is_no_box(lines, pen):
+    shapes = [200 + 110 * np.array(line, np.int32) - (0, 130) for line in lines]
+    digit = cv2.polylines(mask(), shapes, False, 1, pen) > 0
+    np.testing.assert_array_equal(cleaned(digit), digit)
