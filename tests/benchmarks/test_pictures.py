@@ -161,5 +161,5 @@ def test_the_table_names_the_hardest_kinds_of_which_there_are_many() -> None:
     conditions = {"model": "champion", "cores": 2, "cpu": "some processor"}
     last = robustness_table({"styles": {"photo": figures}, "conditions": conditions}).splitlines()[-1]
     assert last == (
-        "| 2,000 photos | **95.0%** | 94.0% to 96.0% | 99.7% | pen: pencil 90.0%; light: shadow 94.0% | 12.3 | 0.9 |"
+        "| 2,000 photos | **95.00%** | 94.0% to 96.0% | 99.7% | pen: pencil 90.0%; light: shadow 94.0% | 12.3 | 0.9 |"
     )
