@@ -66,8 +66,8 @@ class Candidate:
 
     def is_apart(self, other: "Candidate") -> bool:
         """Whether it is another thing, not a part of the other one or the same seen otherwise."""
-        rows, columns = around(self.region)
-        their_rows, their_columns = around(other.region)
+        rows, columns = self.region.surroundings
+        their_rows, their_columns = other.region.surroundings
         top, left = max(rows.start, their_rows.start), max(columns.start, their_columns.start)
         own = self.mask[top - rows.start :, left - columns.start :]
         theirs = other.mask[top - their_rows.start :, left - their_columns.start :]
@@ -159,14 +159,7 @@ def _pen(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[float
 
 def _cut(ink: Ink, labels: npt.NDArray[np.int32], region: Region) -> tuple[Mask, npt.NDArray[np.uint8], float]:
     """The region's own ink, what it is normalised, and its contrast."""
-    cut = around(region)
+    cut = region.surroundings
     own = np.isin(labels[cut], region.parts)
     amount = ink.amount[cut]
     return own, normalise(amount, own), float(np.median(amount[own]))
-
-
-def around(region: Region) -> tuple[slice, slice]:
-    """Rows and columns of a region and a margin."""
-    margin = max(1, region.size // 20)
-    rows = slice(max(0, region.top - margin), region.bottom + margin)
-    return rows, slice(max(0, region.left - margin), region.right + margin)

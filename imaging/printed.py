@@ -81,15 +81,15 @@ def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
     starts, stops, directions = (np.array([getattr(each, name) for each in lines]) for name in _ENDS)
     lengths, widths, strengths = (np.array([getattr(each, name) for each in lines]) for name in _MEASURES)
     cosines = np.abs(directions @ directions.T)
-    as_wide = np.abs(widths[:, None] - widths) <= 1 + 0.5 * np.minimum(widths[:, None], widths)
+    as_wide = _alike(widths[:, None], widths)
     as_strong = np.maximum(strengths[:, None], strengths) < 1.5 * np.minimum(strengths[:, None], strengths)
     near = np.minimum(_NEAR * max(shape), np.maximum(_NEAR_LEAST, _NEAR_OWN * lengths))
 
-    along, across = _seen_from_all((starts + stops) / 2, starts, directions)
+    _, across = _seen_from_all(lines, (starts + stops) / 2)
     beside = (cosines > _ALONGSIDE) & as_wide & as_strong & (np.abs(across) > 3 * widths[:, None])
     meets, rims = [], []
     for points in (starts, stops):
-        along, across = _seen_from_all(points, starts, directions)
+        along, across = _seen_from_all(lines, points)
         away = np.hypot(np.maximum(np.maximum(-along, along - lengths), 0), across)
         meets.append((cosines <= _ACROSS) & as_wide & (away <= near[:, None] + (widths[:, None] + widths) / 2))
         from_rim = np.minimum(points, np.array(shape[::-1]) - points)
@@ -107,11 +107,10 @@ def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
         kept = held
 
 
-def _seen_from_all(points: Point, starts: Point, directions: Point) -> tuple[Point, Point]:
+def _seen_from_all(lines: Sequence[Line], points: Point) -> tuple[Point, Point]:
     """How far along each line j points i, [N, 2], lie from its start, and how far across from it: [i, j]."""
-    moved = points[:, None] - starts
-    along = (moved * directions).sum(axis=2)
-    return along, moved[..., 1] * directions[:, 0] - moved[..., 0] * directions[:, 1]
+    along, across = np.array([seen_from(line, points) for line in lines]).transpose(1, 2, 0)
+    return along, across
 
 
 def _held_ends(meets: Sequence[Table], rims: Sequence[Row], among: Row) -> npt.NDArray[np.int64]:
@@ -120,8 +119,9 @@ def _held_ends(meets: Sequence[Table], rims: Sequence[Row], among: Row) -> npt.N
     return np.asarray(np.sum(held, axis=0))
 
 
-def _as_wide(one: Line, other: Line) -> bool:
-    return abs(one.width - other.width) <= 1 + 0.5 * min(one.width, other.width)
+def _alike(width: npt.ArrayLike, other: npt.ArrayLike) -> Table:
+    """Whether two lines are about as wide as each other."""
+    return np.asarray(np.abs(np.subtract(width, other)) <= 1 + 0.5 * np.minimum(width, other))
 
 
 def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
@@ -136,21 +136,21 @@ def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
             start, stop = stop, start
         missing = [
             side for side in ((one.start, start), (one.stop, stop))
-            if not any(_as_wide(line, one) and _runs_along(line, side, near + line.width) for line in longest)
+            if not any(_alike(line.width, one.width) and _runs_along(line, side, near + line.width) for line in longest)
         ]  # fmt: skip
         if len(missing) != 1:
             continue
+        ((start, stop),) = missing
         width = max(one.width, other.width)
-        _, _, ink = strip(mask, *missing[0], max(2, round(width)))
+        _, _, ink = strip(mask, start, stop, max(2, round(width)))
         if ink.any(axis=0).mean() > _COVERED:
-            start, stop = missing[0]
             sides.append(Line(start=start, stop=stop, width=width, strength=min(one.strength, other.strength)))
     return sides
 
 
 def _are_opposite(one: Line, other: Line) -> bool:
     """Whether two lines may be opposite sides of an upright or slanted rectangle."""
-    if abs(float(one.direction @ other.direction)) < _ALONGSIDE or not _as_wide(one, other):
+    if abs(float(one.direction @ other.direction)) < _ALONGSIDE or not _alike(one.width, other.width):
         return False
     shorter, longer = sorted((one.length, other.length))
     between = (other.start + other.stop - one.start - one.stop) / 2

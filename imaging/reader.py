@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from imaging import segment
-from imaging.candidates import Candidate, around, candidates, likeliest_first
+from imaging.candidates import Candidate, candidates, likeliest_first
 from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
@@ -119,13 +119,14 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
     """As `read`, with everything between. Arguments and errors are the same."""
     picture = decode(data, side=_SIDE_MANY if many else _SIDE_ONE)
     paper = sheet(picture.colours)
-    ways: list[Way] = []
+    seen: list[Way] = []
     for ink in inks(picture.colours, sheet=paper is not None):
-        ways += _ways(ink, paper, many=many)
+        seen += _ways(ink, paper, many=many)
+        ways = seen if many else _weighed(seen)
         # What a fat stroke encloses is like a digit as well.
-        if not many and any(way.best > _ENOUGH and way.ink.expected for way in _weighed(ways)):
+        if not many and any(way.best > _ENOUGH and way.ink.expected for way in ways):
             break
-    way = max(ways, key=lambda each: each.total) if many else max(_weighed(ways), key=lambda each: each.best)
+    way = max(ways, key=lambda each: each.total if many else each.best)
     digits = _all(picture, way.ink, way.found) if many else (_one(picture, way.found),)
     return Reading(
         picture=picture,
@@ -156,7 +157,7 @@ def _runs_over(everywhere: Way, on_it: Way, paper: Mask) -> bool:
     if not everywhere.found or not on_it.found or everywhere.best < _UNCUT * on_it.best:
         return False
     whole = everywhere.found[0]
-    return 0.1 < float(paper[around(whole.region)][whole.mask].mean()) < 0.9
+    return 0.1 < float(paper[whole.region.surroundings][whole.mask].mean()) < 0.9
 
 
 def _weighed(ways: Sequence[Way]) -> list[Way]:
@@ -224,11 +225,11 @@ def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
     least = candidate.likeness - _PER_WIDTH * max(0.0, region.width / region.height - 1.3)
     if least > _TOUCHING:
         return best
-    margin = max(1, region.size // 20)
-    left, top = region.left - max(0, region.left - margin), region.top - max(0, region.top - margin)
+    rows, columns = region.surroundings
+    left, top = region.left - columns.start, region.top - rows.start
     own = candidate.mask[top : top + region.height, left : left + region.width]
-    for columns in cuts(own):
-        parts = [_part(ink, candidate, own, *ends) for ends in pairwise([0, *columns, region.width])]
+    for places in cuts(own):
+        parts = [_part(ink, candidate, own, *ends) for ends in pairwise([0, *places, region.width])]
         whole = [part for part in parts if part is not None]
         if len(whole) == len(parts) and min(part.likeness for part in whole) > least:
             best, least = whole, min(part.likeness for part in whole)

@@ -69,6 +69,13 @@ class Region:
         """The longer side in pixels."""
         return max(self.width, self.height)
 
+    @property
+    def surroundings(self) -> tuple[slice, slice]:
+        """Rows and columns of it and a margin."""
+        margin = max(1, self.size // 20)
+        rows = slice(max(0, self.top - margin), self.bottom + margin)
+        return rows, slice(max(0, self.left - margin), self.right + margin)
+
     def gap(self, other: "Region") -> float:
         """Pixels between the two rectangles; 0 where they meet."""
         across = max(self.left, other.left) - min(self.right, other.right)
