@@ -26,6 +26,7 @@ from clients import access
 from clients.access import AccessOptions
 from clients.benchmark import calls, document
 from clients.benchmark.calls import Target
+from clients.benchmark.options import check_ranges
 from clients.channel import open_aio_channel
 from clients.errors import DigitError, from_status
 
@@ -75,15 +76,13 @@ class Options:
     access: tyro.conf.OmitArgPrefixes[AccessOptions] = field(default_factory=AccessOptions)
 
     def __post_init__(self) -> None:
-        for name, value, least, most in (
+        check_ranges(
             ("images", self.images, 1, 1 << 20),
             ("rate", self.rate, 0.1, 1e6),
             ("slo-ms", self.slo_ms, 0.001, 1e6),
             ("duration-s", self.duration_s, 0.1, 86400),
             ("concurrency", self.concurrency, 1, 4096),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"--{name} is {value:,.10g}; {least:g} to {most:,.10g} was expected")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,17 @@ DEFAULT_CONCURRENCY = (1, 8, 64)
 _SHORTEST_WINDOW_S = 0.01
 
 
+def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
+    """Check options, each by its name, its value, the least and the most that it may be.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    for name, value, least, most in ranges:
+        if not least <= value <= most:
+            raise ValueError(f"--{name} is {value:,.10g}; {least:g} to {most:,.10g} was expected")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The fields' docstrings are the command line's help."""
@@ -101,7 +112,7 @@ class Options:
             raise ValueError(f"--concurrency is {self.concurrency}; numbers from 1 to 4096 were expected")
         if any(not 0.1 <= each <= 1e6 for each in self.rate):
             raise ValueError(f"--rate is {self.rate}; numbers from 0.1 to 1,000,000 a second were expected")
-        for name, value, least, most in (
+        check_ranges(
             ("images", self.images, 1, 1 << 20),
             ("streams", self.streams, 0, 1024),
             ("processes", self.processes, 1, 256),
@@ -113,9 +124,7 @@ class Options:
             ("timeout-s", self.timeout_s, 0.001, 600),
             ("floor-s", self.floor_s, 0, 60),
             ("agreement", self.agreement, 0.001, 1),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"--{name} is {value:,.10g}; {least:g} to {most:,.10g} was expected")
+        )
         if 0 < self.streams < self.processes:
             raise ValueError(
                 f"--streams is {self.streams}; 0, or one for each of {self.processes} --processes, was expected"
