@@ -19,8 +19,10 @@ _NEAR = 0.02
 _NEAR_OWN = 0.06
 _NEAR_LEAST = 4.0
 
-# How many others like it a line has beside it that ends freely at both ends, or at one.
+# How many others like it a line has beside it that ends freely at both ends, or at one. Of one of their lengths: how far
+# their middles are apart at most, along and across. Over a page of digits many strokes lean about alike.
 _FAMILY = 8, 4
+_ALONG, _ASIDE = 2.5, 4.0
 
 # Of the picture: a line with one free end is as long, or else it may be a stroke.
 _LONG = 0.4
@@ -56,6 +58,7 @@ _LEVEL = np.cos(np.radians(20.0))
 _BASE = np.cos(np.radians(8.0))
 _ACROSS_RIM = np.sin(np.radians(30.0))
 _ALONGSIDE = np.cos(np.radians(12.0))
+_PARALLEL = np.cos(np.radians(5.0))
 
 
 def printed(lines: Sequence[Line], mask: Mask) -> list[Line]:
@@ -85,8 +88,10 @@ def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
     as_strong = np.maximum(strengths[:, None], strengths) < 1.5 * np.minimum(strengths[:, None], strengths)
     near = np.minimum(_NEAR * max(shape), np.maximum(_NEAR_LEAST, _NEAR_OWN * lengths))
 
-    _, across = _seen_from_all(lines, (starts + stops) / 2)
-    beside = (cosines > _ALONGSIDE) & as_wide & as_strong & (np.abs(across) > 3 * widths[:, None])
+    along, across = _seen_from_all(lines, (starts + stops) / 2)
+    nearby = (np.abs(along - lengths / 2) < _ALONG * lengths) & (np.abs(across) < _ASIDE * lengths)
+    beside = (cosines > _PARALLEL) & as_wide & as_strong & (np.abs(across) > 3 * widths[:, None])
+    beside &= nearby | nearby.T
     meets, rims = [], []
     for points in (starts, stops):
         along, across = _seen_from_all(lines, points)

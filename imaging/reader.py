@@ -48,6 +48,9 @@ _WRITTEN = 0.2
 _TOUCHING = 0.75
 _PER_WIDTH = 0.25
 
+# Of the region's height: what is lower is no digit that touches another, but a piece of one.
+_PIECE = 0.5
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Way:
@@ -242,6 +245,8 @@ def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candi
     if not len(rows):
         return None
     mask = mask[rows[0] : rows[-1] + 1]
+    if len(mask) < _PIECE * whole.region.height:
+        return None
     region = replace(
         whole.region,
         left=whole.region.left + start,

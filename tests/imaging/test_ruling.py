@@ -49,6 +49,16 @@ def test_a_digit_as_large_as_the_picture_is_no_ruling(digit):
     np.testing.assert_array_equal(cleaned(drawn), drawn)
 
 
+def test_strokes_that_lean_about_alike_all_over_a_page_are_no_ruling():
+    page = mask(400, 800)
+    draw = np.random.default_rng(0)
+    for row, column in np.ndindex(10, 20):
+        left, top = draw.integers(0, 16, 2) + (40 * column, 40 * row)
+        lean = draw.integers(4, 22)
+        cv2.line(page, (left, top + 24), (left + lean, top), 1, 2)
+    np.testing.assert_array_equal(cleaned(page), page > 0)
+
+
 @pytest.mark.parametrize("tilt", [0, 12, 25], ids="{} degrees".format)
 def test_squared_paper_goes_however_it_lies(tilt):
     digit = stroke(mask(), 2, left=200, top=80, size=220, pen=14, ink=1) > 0
