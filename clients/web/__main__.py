@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
@@ -119,6 +120,8 @@ def listen(host: str, port: int) -> socket.socket:
 def main() -> int:
     """Exit status: 0 when a signal ended it, 1 when it could not be started."""
     options = tyro.cli(Options, prog="python -m clients.web", description=__doc__)
+    # gRPC's core tells of each connection that the digit server closes because nobody draws.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(options))

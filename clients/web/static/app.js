@@ -55,12 +55,13 @@ async function refused(error) {
 
 pad.addEventListener("change", () => {
   const { state } = pad;
+  const focused = document.activeElement;
   byId("clear").disabled = state === "empty";
   byId("undo").disabled = state !== "drawing";
   byId("hint").textContent = HINTS[state] ?? "";
   byId("stage").dataset.state = state;
-  // The focus must not be lost with the button that had it.
-  if (document.activeElement.disabled) byId("pad").focus({ preventScroll: true });
+  // The focus must not be lost with the button that had it, which some browsers take from it at once.
+  if (focused.disabled) byId("pad").focus({ preventScroll: true });
   if (state === "empty") {
     questions.cancel();
     answers.clear();
