@@ -21,7 +21,8 @@ class Tolerances:
 
     Attributes:
         max_difference: Largest difference of any probability.
-        max_accuracy_drop: Accuracy lost against the reference, as a share of the images compared.
+        max_accuracy_drop: Accuracy lost against the reference, as a share of the images compared; what it allows is
+            rounded up to whole images.
         max_flip_margin: An image may change its digit only where the reference's best probability leads its second
             best by no more than this: there the reference itself was undecided.
         max_batch_difference: Largest difference between two answers to one image in different company: at another

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -359,8 +360,9 @@ def test_a_network_that_overflows_in_fp16_only_is_refused_although_onnx_runtime_
     [line] = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: nothing is published: torch fp16: ")
     assert "images have probabilities that are NaN or infinite; none may; torch fp16: " in line
-    assert "; range fp16: 1 layers give values up to 1." in line
-    assert "(6 Conv2d), too near 65504, FP16's largest number" in line
+    assert re.search(
+        r"; range fp16: \d layers give values up to \S+ \(\d Conv2d\), too near 65504, FP16's largest", line
+    )
     assert "weights are beyond" not in line
     page = tmp_path / "bundle-refused.html"
     assert line.endswith(f"; see {page}")

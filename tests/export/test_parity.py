@@ -74,10 +74,10 @@ CASES = {
         between(3, 8, 5e-4),
         between(8, 3, 5e-4),
         3,
-        {},
+        {"max_accuracy_drop": 0},
         [
             "accuracy falls by 100.0000% (95% interval -51.0101% to 117.6768%), from 100.00% to 0.00%; "
-            "at most 0.0500% is tolerated"
+            "at most 0.0000% is tolerated"
         ],
     ),
     "the same accuracy, tolerated": (between(3, 8, 5e-4), between(8, 3, 5e-4), 3, {"max_accuracy_drop": 1}, []),
@@ -89,6 +89,18 @@ CASES = {
 )
 def test_each_tolerance_is_held_and_printed(reference, candidate, label, tolerances, expected):
     assert findings(reference, candidate, [label], **tolerances) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "passes"),
+    [(360, 0, True), (360, 1, True), (360, 2, False), (10_000, 5, True), (10_000, 6, False)],
+)
+def test_the_accuracy_that_may_be_lost_is_rounded_up_to_whole_images(images, lost, passes):
+    reference = np.repeat(between(3, 8, 5e-4), images, axis=0)
+    candidate = reference.copy()
+    candidate[:lost] = between(8, 3, 5e-4)
+    found = findings(reference, candidate, np.full(images, 3), max_accuracy_drop=5e-4)
+    assert [line.split(" by ")[0] for line in found] == ([] if passes else ["accuracy falls"])
 
 
 def test_every_finding_is_reported_not_only_the_first():
