@@ -119,8 +119,8 @@ def test_what_is_calibrated_already_does_not_get_worse(honest, validation):
     once = calibrated(honest, validation)
     twice = calibrated(once, validation)
     losses = [measure(each.recogniser(), validation)[0] for each in (honest, once, twice)]
-    assert losses[1] <= losses[0] + 1e-6
-    assert losses[2] <= losses[1] + 1e-6
+    assert losses[1] <= losses[0] + 1e-5
+    assert losses[2] <= losses[1] + 1e-5
     torch.testing.assert_close(twice.weights["14.weight"], once.weights["14.weight"], rtol=1e-3, atol=0)
 
 

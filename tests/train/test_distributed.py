@@ -112,7 +112,7 @@ def test_two_workers_take_the_steps_of_one(tmp_path):
     assert len(together) == len(expected) == 2
     for ours, theirs in zip((*together, tested), (*expected, expected_test), strict=True):
         for name, number in theirs.items():
-            assert ours[name] == pytest.approx(number, abs=1e-4 if name.endswith("loss") else 1e-2), name
+            assert ours[name] == pytest.approx(number, abs=1e-3 if name.endswith("loss") else 1e-2), name
     assert expected[1]["validation_loss"] < expected[0]["validation_loss"] - 0.5  # they had something to agree about
 
 
