@@ -19,7 +19,7 @@ _NEAR = 0.02
 _NEAR_OWN = 0.06
 _NEAR_LEAST = 4.0
 
-# How many others like it a line has beside it that ends freely at both ends, or at one. Of one of their lengths: how far
+# How many others like it a line has beside it that ends freely at both ends, or at one. Of either's length: how far
 # their middles are apart at most, along and across. Over a page of digits many strokes lean about alike.
 _FAMILY = 8, 4
 _ALONG, _ASIDE = 2.5, 4.0

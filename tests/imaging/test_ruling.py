@@ -53,8 +53,8 @@ def test_strokes_that_lean_about_alike_all_over_a_page_are_no_ruling():
     page = mask(400, 800)
     draw = np.random.default_rng(0)
     for row, column in np.ndindex(10, 20):
-        left, top = draw.integers(0, 16, 2) + (40 * column, 40 * row)
-        lean = draw.integers(4, 22)
+        x, y, lean = draw.integers((0, 0, 4), (16, 16, 22))
+        left, top = 40 * column + x, 40 * row + y
         cv2.line(page, (left, top + 24), (left + lean, top), 1, 2)
     np.testing.assert_array_equal(cleaned(page), page > 0)
 
