@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -44,12 +43,14 @@ _UNCUT = 0.6
 # Of the best one's evidence: with so much a region may be what the pen wrote.
 _WRITTEN = 0.2
 
-# A region less like a digit may be several that touch, the more so the wider it is; it is, if each is likelier.
-_TOUCHING = 0.75
-_PER_WIDTH = 0.25
-
-# Of the region's height: what is lower is no digit that touches another, but a piece of one.
-_PIECE = 0.5
+# Two parts of a region are digits of their own if both are so much more like one than the whole is, and so much more for
+# each stroke that the cut parts; less, where the whole is so many times as wide as tall. No part is more like a digit
+# than this; and what is lower, in parts of the whole's height, is a piece of one.
+_GAIN = 0.02
+_PER_STROKE = 0.02
+_PER_WIDTH, _WIDE = 0.25, 1.5
+_MOST_LIKE = 0.98
+_PIECE = 0.65
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +131,7 @@ def trace(data: bytes, *, many: bool = False) -> Reading:
         if not many and any(way.best > _ENOUGH and way.ink.expected for way in ways):
             break
     way = max(ways, key=lambda each: each.total if many else each.best)
-    digits = _all(picture, way.ink, way.found) if many else (_one(picture, way.found),)
+    digits = _all(picture, way.ink, way.found) if many else (_one(picture, way.ink, way.found),)
     return Reading(
         picture=picture,
         ink=way.ink,
@@ -184,12 +185,12 @@ def _as_written(candidate: Candidate, written: Sequence[Candidate]) -> Candidate
     return replace(candidate, score=candidate.score * min(1.0, candidate.thickness / max(most, 1e-9)))
 
 
-def _one(picture: Picture, found: Sequence[Candidate]) -> Digit:
+def _one(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> Digit:
     if not found:
         everything = Box(left=0, top=0, width=picture.width, height=picture.height)
         return Digit(pixels=np.zeros((28, 28), np.uint8), box=everything, warnings=(Warning.BLANK,))
     best = found[0]
-    several = any(
+    several = len(_split(ink, best)) > 1 or any(
         each.score > _RIVAL * best.score
         and each.region.size > 0.5 * best.region.size
         and not set(each.region.parts) & set(best.region.parts)
@@ -223,41 +224,37 @@ def _weighted_median(values: Sequence[float], weights: Sequence[float]) -> float
 
 
 def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
-    """The digits of a region: itself, or those that touch each other in it."""
-    region, best = candidate.region, [candidate]
-    least = candidate.likeness - _PER_WIDTH * max(0.0, region.width / region.height - 1.3)
-    if least > _TOUCHING:
-        return best
+    """The digits of a region: itself, or those that touch or nearly touch each other in it."""
+    region = candidate.region
     rows, columns = region.surroundings
     left, top = region.left - columns.start, region.top - rows.start
-    own = candidate.mask[top : top + region.height, left : left + region.width]
-    for places in cuts(own):
-        parts = [_part(ink, candidate, own, *ends) for ends in pairwise([0, *places, region.width])]
-        whole = [part for part in parts if part is not None]
-        if len(whole) == len(parts) and min(part.likeness for part in whole) > least:
-            best, least = whole, min(part.likeness for part in whole)
-    return best
+    return _parted(ink, replace(candidate, mask=candidate.mask[top : top + region.height, left : left + region.width]))
 
 
-def _part(ink: Ink, whole: Candidate, own: Mask, start: int, stop: int) -> Candidate | None:
-    mask = own[:, start:stop]
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
+def _parted(ink: Ink, whole: Candidate) -> list[Candidate]:
+    """As `_split`, of a candidate whose mask is as large as its region."""
+    best: list[Candidate] = []
+    height, width = whole.mask.shape
+    enough = whole.likeness + _GAIN - _PER_WIDTH * max(0.0, width / height - _WIDE)
+    for place, strokes in cuts(whole.mask) if enough < _MOST_LIKE else ():
+        ends = (0, place), (place, width)
+        parts = [part for part in (_part(ink, whole, start, stop) for start, stop in ends) if part is not None]
+        if len(parts) == 2 and (least := min(part.likeness for part in parts) - _PER_STROKE * strokes) > enough:
+            best, enough = parts, least
+    return [each for part in best for each in _parted(ink, part)] or [whole]
+
+
+def _part(ink: Ink, whole: Candidate, start: int, stop: int) -> Candidate | None:
+    mask = whole.mask[:, start:stop]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows) or rows[-1] + 1 - rows[0] < _PIECE * len(mask):
         return None
-    mask = mask[rows[0] : rows[-1] + 1]
-    if len(mask) < _PIECE * whole.region.height:
-        return None
-    region = replace(
-        whole.region,
-        left=whole.region.left + start,
-        right=whole.region.left + stop,
-        top=whole.region.top + int(rows[0]),
-        bottom=whole.region.top + int(rows[-1]) + 1,
-    )
-    amount = ink.amount[region.top : region.bottom, region.left : region.right]
-    pixels = normalise(amount, mask)
-    like = float(likeness([pixels])[0])
-    return replace(whole, region=region, mask=mask, pixels=pixels, likeness=like)
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    left, top = whole.region.left + start + int(columns[0]), whole.region.top + int(rows[0])
+    height, width = mask.shape
+    region = replace(whole.region, left=left, right=left + width, top=top, bottom=top + height)
+    pixels = normalise(ink.amount[top : top + height, left : left + width], mask)
+    return replace(whole, region=region, mask=mask, pixels=pixels, likeness=float(likeness([pixels])[0]))
 
 
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:

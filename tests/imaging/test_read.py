@@ -1,5 +1,7 @@
 """A digit is the same digit in every situation: what is read is like what a clean drawing of it gives."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -220,7 +222,7 @@ def test_a_net_is_said_to_be_unlike_a_digit():
 # Many
 
 
-def several(lines: list[list[int]], *, size: int = 90, gap: int = 110, pen: int = 8) -> np.ndarray:
+def several(lines: Sequence[Sequence[int]], *, size: int = 90, gap: int = 110, pen: int = 8) -> np.ndarray:
     picture = page(140 * len(lines) + 60, 100 + gap * max(map(len, lines)), grain=2)
     for row, line in enumerate(lines):
         for column, digit in enumerate(line):
@@ -249,9 +251,23 @@ def test_printed_words_do_not_outvote_the_digits_of_a_page():
         assert_is(found, digit)
 
 
-def test_neighbours_that_touch_are_parted():
+@pytest.mark.parametrize("gap", [66, 72, 78])
+@pytest.mark.parametrize("pair", [(2, 2), (2, 5), (5, 4), (7, 7)])
+def test_neighbours_that_touch_or_nearly_do_are_parted(pair, gap):
+    digits = imaging.read(encoded(several([pair], gap=gap)), many=True)
+    assert len(digits) == 2
+    for found, digit in zip(digits, pair, strict=True):
+        assert_is(found, digit)
+
+
+def test_three_that_touch_are_parted():
     digits = imaging.read(encoded(several([[2, 2, 5]], gap=78)), many=True)
     assert len(digits) == 3
+
+
+@pytest.mark.parametrize("pair", [(2, 2), (2, 5), (5, 4)])
+def test_two_that_touch_are_said_to_be_several(pair):
+    assert Warning.SEVERAL_DIGITS in one(several([pair], gap=72)).warnings
 
 
 def test_more_digits_than_are_read_in_a_picture_are_refused():
