@@ -43,8 +43,8 @@ _UNCUT = 0.6
 # Of the best one's evidence: with so much a region may be what the pen wrote.
 _WRITTEN = 0.2
 
-# Two parts of a region are digits of their own if both are so much more like one than the whole is, and so much more for
-# each stroke that the cut parts; less, where the whole is so many times as wide as tall. No part is more like a digit
+# Two parts of a region are digits of their own if both are so much more like one than the whole is, so much more for
+# each stroke that the cut parts, and less where the whole is so many times as wide as tall. No part is more like one
 # than this; and what is lower, in parts of the whole's height, is a piece of one.
 _GAIN = 0.02
 _PER_STROKE = 0.02
@@ -200,10 +200,10 @@ def _one(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> Digit:
 
 
 def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit, ...]:
-    pieces = [piece for each in found for piece in _split(ink, each)]
-    best = max((each.score for each in pieces), default=0.0)
-    strongest = max((each.contrast for each in pieces if each.score > 0.3 * best), default=0.0)
-    likely = [each for each in pieces if each.score > _RIVAL_MANY * best and each.contrast > 0.3 * strongest]
+    best = max((each.score for each in found), default=0.0)
+    strongest = max((each.contrast for each in found if each.score > 0.3 * best), default=0.0)
+    likely = [each for each in found if each.score > _RIVAL_MANY * best and each.contrast > 0.3 * strongest]
+    likely = [piece for each in likely for piece in _split(ink, each)]
     # The heights of one hand's digits are about the same. Printed words may have more letters than there are digits,
     # but they are less like digits.
     usual = _weighted_median([each.region.height for each in likely], [each.score**2 for each in likely])
