@@ -9,9 +9,12 @@ from imaging.segment import Mask, Region
 # Of the lower one's height: digits of one line share at least this much of it.
 _SHARED = 0.5
 
-# Of its height: a digit is hardly ever narrower; and how far apart the columns are at which it is tried to part two.
+# Of its height: a digit is hardly ever narrower, and no more of them touch than are as wide as this. The columns at
+# which it is tried to part them are so far apart, and no more than so many.
 _NARROWEST = 0.12
+_WIDEST = 8.0
 _STEP = 0.05
+_MOST_CUTS = 40
 
 
 def reading_order(regions: Sequence[Region]) -> list[int]:
@@ -40,7 +43,9 @@ def cuts(mask: Mask) -> Iterator[tuple[int, int]]:
         mask: bool [height, width], as large as its ink.
     """
     height, width = mask.shape
+    if width > _WIDEST * height:
+        return
     least = max(1, round(_NARROWEST * height))
-    for place in range(least, width - least + 1, max(1, round(_STEP * height))):
+    for place in range(least, width - least + 1, max(1, round(_STEP * height), round(width / _MOST_CUTS))):
         through = (mask[:, place - 1] & mask[:, place]).astype(np.int8)
         yield place, int(np.count_nonzero(np.diff(through, prepend=0) > 0))

@@ -1,6 +1,7 @@
 """Regions are read line by line, and cut where digits touch."""
 
 import numpy as np
+import pytest
 
 from imaging.lines import cuts, reading_order
 from imaging.segment import Region
@@ -40,5 +41,10 @@ def test_the_strokes_that_a_cut_parts_are_counted():
     assert {strokes[place] for place in strokes if place > 40} == {1}
 
 
-def test_what_is_as_narrow_as_a_one_is_not_cut():
-    assert list(cuts(np.ones((40, 8), bool))) == []
+@pytest.mark.parametrize("width", [8, 330])
+def test_what_is_as_narrow_as_a_one_or_wider_than_eight_digits_is_not_cut(width):
+    assert list(cuts(np.ones((40, width), bool))) == []
+
+
+def test_there_is_an_end_to_trying():
+    assert len(list(cuts(np.ones((40, 320), bool)))) <= 40
