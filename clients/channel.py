@@ -40,6 +40,9 @@ _SERVICE_CONFIG = {
 # Calls go in turn to the servers that say they serve: gRPC watches `grpc.health.v1` on each connection.
 _IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": health.SERVICE}}
 
+# Half of what a digit server grants (`max_connection_idle_s`) unless it was told otherwise.
+_IDLE_MS = 300_000
+
 _OPTIONS: Options = [
     # A request that does not fit into this buffer is sent once only; gRPC's default holds 334 images.
     ("grpc.per_rpc_retry_buffer_size", 64 << 20),
@@ -51,6 +54,9 @@ _OPTIONS: Options = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # An idle connection is closed by its client, before a server does so, which could meet a call on its way and of
+    # which gRPC prints a line.
+    ("grpc.client_idle_timeout_ms", _IDLE_MS),
 ]
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import os
 import signal
 import socket
 import sys
@@ -120,8 +119,6 @@ def listen(host: str, port: int) -> socket.socket:
 def main() -> int:
     """Exit status: 0 when a signal ended it, 1 when it could not be started."""
     options = tyro.cli(Options, prog="python -m clients.web", description=__doc__)
-    # gRPC's core tells of each connection that the digit server closes because nobody draws.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(options))

@@ -114,7 +114,8 @@ async def test_latency_runs_from_the_plan_and_the_servers_limit_of_streams_is_ho
     assert most == 2
     assert measured.latency_ms["p50"] > 100
     assert sum(impatient.failed.values()) > 10
-    assert impatient.latency_ms["max"] < 50
+    # On a slow machine there may be none.
+    assert all(each < 50 for each in impatient.latency_ms.values())
 
 
 async def test_nothing_is_lost_where_windows_are_small_and_answers_come_in_pieces() -> None:

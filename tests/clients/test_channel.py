@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import trustme
 
-from clients import DigitClient, DigitError, ProtocolMismatch, ServerUnavailable, TimedOut, Tls
+from clients import DigitClient, DigitError, ProtocolMismatch, ServerUnavailable, TimedOut, Tls, channel
+from serve.config import ServeConfig
 from serve.process import server_process
 from tests.clients.conftest import ObedientServer
 
@@ -146,6 +147,11 @@ def test_waiting_has_an_end(ask, obedient):
 def test_the_servers_own_health_is_understood(ask, address):
     ask("wait_until_ready", address)
     ask("wait_until_ready", [address])
+
+
+def test_a_client_closes_an_idle_connection_before_the_server_does():
+    idle_ms = dict(channel._OPTIONS)["grpc.client_idle_timeout_ms"]
+    assert 1000 <= idle_ms < ServeConfig.max_connection_idle_s * 1000  # gRPC takes less than a second for one
 
 
 def test_a_restarted_server_is_found_again(free_address):

@@ -309,10 +309,11 @@ async def test_streams_that_are_not_admitted_or_silent_are_counted(observed: Any
         before = await server.scrape()
         of_its_own = grpc.aio.insecure_channel(server.running.address, [("grpc.use_local_subchannel_pool", 1)])
         async with of_its_own:  # of one connection there may be fewer
-            streams = []
-            for channel in (server.channel, of_its_own):
-                streams.append(digits_pb2_grpc.DigitRecognizerStub(channel).ClassifyStream(timeout=60))
-                await streams[-1].wait_for_connection()
+            channels = (server.channel, of_its_own)
+            await asyncio.gather(*(channel.channel_ready() for channel in channels))
+            # At once: the one that is admitted ends by itself, and then there is room for the other.
+            streams = [digits_pb2_grpc.DigitRecognizerStub(each).ClassifyStream(timeout=60) for each in channels]
+            await asyncio.gather(*(stream.wait_for_connection() for stream in streams))
             assert {(await stream.code()).name for stream in streams} == {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
         silent = refused_unread("DEADLINE_EXCEEDED", "silent_stream", STREAM)
         await server.until(silent | refused_unread("RESOURCE_EXHAUSTED", "too_many_streams", STREAM), before)
