@@ -148,7 +148,7 @@ def _hidden_sides(lines: Sequence[Line], mask: Mask) -> list[Line]:
         ((start, stop),) = missing
         width = max(one.width, other.width)
         _, _, ink = strip(mask, start, stop, max(2, round(width)))
-        if ink.any(axis=0).mean() > _COVERED:
+        if ink.any(axis=1).mean() > _COVERED:
             sides.append(Line(start=start, stop=stop, width=width, strength=min(one.strength, other.strength)))
     return sides
 

@@ -45,12 +45,14 @@ _WRITTEN = 0.2
 
 # Two parts of a region are digits of their own if both are so much more like one than the whole is, so much more for
 # each stroke that the cut parts, and less where the whole is so many times as wide as tall. No part is more like one
-# than this; and what is lower, in parts of the whole's height, is a piece of one.
+# than this; and what is lower, in parts of the whole's height, is a piece of one. Two digits side by side are not
+# narrower, in parts of their height: an 8 could be a 1 and a 3.
 _GAIN = 0.02
 _PER_STROKE = 0.02
 _PER_WIDTH, _WIDE = 0.25, 1.5
 _MOST_LIKE = 0.98
 _PIECE = 0.65
+_NARROWEST = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,7 +238,8 @@ def _parted(ink: Ink, whole: Candidate) -> list[Candidate]:
     best: list[Candidate] = []
     height, width = whole.mask.shape
     enough = whole.likeness + _GAIN - _PER_WIDTH * max(0.0, width / height - _WIDE)
-    for place, strokes in cuts(whole.mask) if enough < _MOST_LIKE else ():
+    tried = enough < _MOST_LIKE and width > _NARROWEST * height
+    for place, strokes in cuts(whole.mask) if tried else ():
         ends = (0, place), (place, width)
         parts = [part for part in (_part(ink, whole, start, stop) for start, stop in ends) if part is not None]
         if len(parts) == 2 and (least := min(part.likeness for part in parts) - _PER_STROKE * strokes) > enough:

@@ -48,8 +48,8 @@ def _erase(mask: Mask, line: Line, lines: Sequence[Line]) -> None:
     at = np.arange(len(thin)) - 0.5 * line.width
     crossed = (np.abs(at[:, None] - _crossings(line, lines)) <= 2 * line.width + 2).any(axis=1)
     thin &= ~_overwritten(widths, thin | crossed, 2 * int(line.width) + 1)
-    here = np.arange(len(ink))[:, None]
-    own = thin[None] & (here >= first[None] - 1) & (here <= last[None] + 1)
+    here = np.arange(ink.shape[1])
+    own = thin[:, None] & (here >= first[:, None] - 1) & (here <= last[:, None] + 1)
     mask[rows[own], columns[own]] = False
 
 

@@ -39,6 +39,9 @@ _HIDDEN = 0.35
 
 _PARALLEL = np.cos(np.radians(3.0))
 
+# Bits behind the point of a place in the picture, where whole numbers stand for it.
+_FRACTION = 16
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Line:
@@ -154,31 +157,49 @@ def _fitted(
 
 def strip(
     mask: Mask, start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64], reach: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Mask]:
-    """Rows, columns and ink of the picture along a line: [2 reach + 1, length]."""
-    length = max(2, int(np.hypot(*(stop - start))))
-    steps = np.linspace(0, 1, length)
-    middle = start[None] + steps[:, None] * (stop - start)[None]
-    along = (stop - start) / max(float(np.hypot(*(stop - start))), 1e-9)
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Mask]:
+    """Rows, columns and ink of the picture across a line, a pixel's length after the other: [length, 2 reach + 1]."""
+    distance = float(np.hypot(*(stop - start)))
+    middle = start + np.linspace(0, 1, max(2, int(distance)))[:, None] * (stop - start)
+    along = (stop - start) / max(distance, 1e-9)
     offsets = np.arange(-reach, reach + 1)
-    columns = np.rint(middle[None, :, 0] - offsets[:, None] * along[1]).astype(np.int64)
-    rows = np.rint(middle[None, :, 1] + offsets[:, None] * along[0]).astype(np.int64)
+    columns = _fixed(middle[:, :1] + 0.5) - _fixed(offsets * along[1]) >> _FRACTION
+    rows = _fixed(middle[:, 1:] + 0.5) + _fixed(offsets * along[0]) >> _FRACTION
     height, width = mask.shape
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-    return rows, columns, mask[rows, columns] & inside
+    at = rows.clip(0, height - 1), columns.clip(0, width - 1)
+    ink = mask.take(at[0] * np.int32(width) + at[1])
+    return *at, ink & (at[0] == rows) & (at[1] == columns)
+
+
+def _fixed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Whole numbers, which are added and rounded several times as fast."""
+    return np.asarray(np.rint(values * (1 << _FRACTION)), np.int32)
 
 
 def runs(ink: Mask, drift: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First and last row of the ink nearest to the middle of each column, at most `drift` from it; -1 where none is."""
-    reach = len(ink) // 2
-    rows = np.arange(len(ink))[:, None]
-    distance = np.where(ink, np.abs(rows - reach), len(ink))
-    at = distance.argmin(axis=0)
-    there = distance.min(axis=0) <= drift
-    paper_above = np.where(~ink & (rows < at[None]), rows, -1).max(axis=0)
-    paper_below = np.where(~ink & (rows > at[None]), rows, len(ink)).min(axis=0)
-    return np.where(there, paper_above + 1, -1), np.where(there, paper_below - 1, -2)
+    """Where across a line its ink begins and ends, at each step along it.
+
+    Args:
+        ink: As `strip` gives it, [length, 2 reach + 1].
+        drift: How far from the middle the line may be.
+
+    Returns:
+        The first and the last offset of the ink nearest to the middle, from 0 to 2 reach; -1 and -2 where none is.
+    """
+    reach = ink.shape[1] // 2
+    steps = np.arange(reach + 1)
+
+    def on(side: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Steps from the middle to the nearest ink, and to the paper behind it."""
+        nearest = np.where(side.any(axis=1), side.argmax(axis=1), reach + 1)
+        filled = side | (steps < nearest[:, None])
+        return nearest, np.where(filled.all(axis=1), reach + 1, filled.argmin(axis=1))
+
+    (before, paper_before), (after, paper_after) = on(ink[:, reach::-1]), on(ink[:, reach:])
+    first = np.where(before <= after, reach - paper_before + 1, reach + after)
+    last = np.where((after < before) | (before == 0), reach + paper_after - 1, reach - before)
+    there = np.minimum(before, after) <= min(drift, reach)
+    return np.where(there, first, -1), np.where(there, last, -2)
 
 
 def _measured(
@@ -200,9 +221,9 @@ def _measured(
     if width > widest or even.sum() < _EVEN * (widths < 2.5 * width).sum() or even.sum() < _LEAST * len(there):
         return None
     middle = (first + last)[there][even] / 2
-    at = middle.astype(np.int64), np.flatnonzero(there)[even]
+    at = np.flatnonzero(there)[even], middle.astype(np.int64)
     # It may have been found by one of its sides.
-    shift = (float(np.median(middle)) - len(ink) // 2) * np.array([start[1] - stop[1], stop[0] - start[0]]) / length
+    shift = (float(np.median(middle)) - ink.shape[1] // 2) * np.array([start[1] - stop[1], stop[0] - start[0]]) / length
     strength = float(np.median(amount[rows[at], columns[at]]))
     start, stop = start + shift, stop + shift
     return Line(start=_prolonged(mask, stop, start), stop=_prolonged(mask, start, stop), width=width, strength=strength)
@@ -212,6 +233,6 @@ def _prolonged(mask: Mask, start: npt.NDArray[np.float64], stop: npt.NDArray[np.
     """The end of a line that runs on under a stroke, which hid it."""
     far = stop + _HIDDEN * (stop - start)
     _, _, ink = strip(mask, stop, far, 1)
-    paper = np.flatnonzero(~ink.any(axis=0))
-    share = paper[0] / ink.shape[1] if len(paper) else 1.0
+    paper = np.flatnonzero(~ink.any(axis=1))
+    share = paper[0] / len(ink) if len(paper) else 1.0
     return np.asarray(stop + share * (far - stop), np.float64)
