@@ -56,7 +56,7 @@ def evidence(
     down = abs((region.top + region.bottom) / 2 / labels.shape[0] - 0.5)
     return float(
         _ramp(like, _LIKENESS) ** 2
-        * min(1.0, region.size / side / _SIZE) ** 0.7
+        * of_size(region.size / side)
         * _ramp(contrast, _CONTRAST) ** 0.5
         * min(1.0, contrast / max(12 * ink.noise, 0.09))
         * max(0.03, _ramp(_support(ink, labels, region, contrast), _SUPPORT))
@@ -69,6 +69,11 @@ def evidence(
         * (1 if ink.expected else _NOT_EXPECTED)
         * (_ONE_TONE if ink.window is not None and ink.window > 1 and not _fills(labels, region) else 1)
     )
+
+
+def of_size(share: float) -> float:
+    """What speaks for a region for being so large, in parts of the picture's longer side."""
+    return float(min(1.0, share / _SIZE) ** 0.7)
 
 
 def with_holders(regions: Sequence[Region], scores: Sequence[float], contrasts: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from imaging.candidates import Candidate, candidates, likeliest_first
 from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
-from imaging.evidence import WIDEST
+from imaging.evidence import WIDEST, of_size
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
@@ -26,6 +26,10 @@ MAX_DIGITS = 200
 
 # Less than this, of the strongest contrast possible, is faint.
 _FAINT = 0.08
+
+# With less evidence than this for it, whatever its size, a region is unlike a digit. One picture of a digit in 200 has
+# less.
+_LITTLE = 0.14
 
 # What is found with this much evidence ends the search for another way to tell ink from paper.
 _ENOUGH = 0.4
@@ -263,10 +267,11 @@ def _part(ink: Ink, whole: Candidate, start: int, stop: int) -> Candidate | None
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:
     if candidate.contrast < _FAINT:
         warnings += (Warning.LOW_CONTRAST,)
-    wide = candidate.region.width > WIDEST * candidate.region.height
-    if wide or candidate.likeness < USUAL or not is_drawn(candidate.pixels):
-        warnings += (Warning.UNLIKE_A_DIGIT,)
     region, scale = candidate.region, picture.scale
+    wide = region.width > WIDEST * region.height
+    little = candidate.score < _LITTLE * of_size(region.size / max(picture.colours.shape))
+    if wide or little or candidate.likeness < USUAL or not is_drawn(candidate.pixels):
+        warnings += (Warning.UNLIKE_A_DIGIT,)
     left, top = int(region.left * scale), int(region.top * scale)
     right = min(picture.width, round(region.right * scale))
     bottom = min(picture.height, round(region.bottom * scale))

@@ -219,6 +219,15 @@ def test_a_net_is_said_to_be_unlike_a_digit():
     assert Warning.UNLIKE_A_DIGIT in one(picture).warnings
 
 
+def test_light_and_shade_without_strokes_are_said_to_be_none():
+    """Their shapes alone may be as much like digits as digits are."""
+    warned = []
+    for seed in range(8):
+        clouds = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=(300, 400)), (0, 0), 60)
+        warned.append(one(cv2.normalize(clouds, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)).warnings)
+    assert all(Warning.UNLIKE_A_DIGIT in each for each in warned), warned
+
+
 # Many
 
 
