@@ -137,8 +137,7 @@ def judge(comparison: Comparison, tolerances: Tolerances) -> list[str]:
             "tolerated"
         )
     drop = comparison.drop
-    # Of few images a share is less than one of them, which is no evidence where the reference was undecided.
-    tolerated = math.ceil(tolerances.max_accuracy_drop * comparison.images) / comparison.images
+    tolerated = tolerances.accuracy_drop(comparison.images)
     if not drop.value <= tolerated:
         findings.append(
             f"accuracy falls by {drop.value:.4%} ({CONFIDENCE_LEVEL:.0%} interval {drop.low:.4%} to {drop.high:.4%}), "

@@ -147,7 +147,7 @@ def _require_recorded_accuracy(metrics: Mapping[str, float], test: TestSet, tole
     """
     found = accuracy(test.reference, test.labels)
     recorded = metrics.get("test_accuracy", found)  # a run that was interrupted has recorded none
-    if not recorded - found <= tolerances.max_accuracy_drop:
+    if not recorded - found <= tolerances.accuracy_drop(len(test.labels)):
         raise ParityError(
             f"nothing is published: the checkpoint records an accuracy of {recorded:.2%} on the test images, but its "
             f"network has {found:.2%} here, so its weights or this program have changed since; train again, or export "

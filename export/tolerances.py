@@ -21,8 +21,7 @@ class Tolerances:
 
     Attributes:
         max_difference: Largest difference of any probability.
-        max_accuracy_drop: Accuracy lost against the reference, as a share of the images compared; what it allows is
-            rounded up to whole images.
+        max_accuracy_drop: Accuracy lost against the reference, as a share of the images compared; see `accuracy_drop`.
         max_flip_margin: An image may change its digit only where the reference's best probability leads its second
             best by no more than this: there the reference itself was undecided.
         max_batch_difference: Largest difference between two answers to one image in different company: at another
@@ -35,6 +34,13 @@ class Tolerances:
     max_flip_margin: float
     max_batch_difference: float
     min_headroom: float = 4.0
+
+    def accuracy_drop(self, images: int) -> float:
+        """The share of so many images that may be lost: `max_accuracy_drop`, rounded up to whole images.
+
+        Of few images it is less than one of them, which is no evidence where the reference was undecided.
+        """
+        return math.ceil(round(self.max_accuracy_drop * images, 6)) / images
 
 
 # FP16 has eleven bits: a relative error of 5e-4 in each of some ten layers. INT8 has eight for the whole range of a

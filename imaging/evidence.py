@@ -55,7 +55,7 @@ def evidence(
     across = abs((region.left + region.right) / 2 / labels.shape[1] - 0.5)
     down = abs((region.top + region.bottom) / 2 / labels.shape[0] - 0.5)
     return float(
-        _ramp(like, _LIKENESS) ** 2
+        of_shape(like, region.width, region.height)
         * of_size(region.size / side)
         * _ramp(contrast, _CONTRAST) ** 0.5
         * min(1.0, contrast / max(12 * ink.noise, 0.09))
@@ -64,11 +64,15 @@ def evidence(
         * max(0.2, _ramp(opening, _OPENING))
         * (1 if _fills(labels, region) else _rim(labels, region))
         * _slenderness(mask)
-        * (_TOO_WIDE if region.width > WIDEST * region.height else 1)
         * (1 - 0.5 * float(np.hypot(across, down)))
         * (1 if ink.expected else _NOT_EXPECTED)
         * (_ONE_TONE if ink.window is not None and ink.window > 1 and not _fills(labels, region) else 1)
     )
+
+
+def of_shape(like: float, width: int, height: int) -> float:
+    """What speaks for a region for its likeness to a digit and its proportions."""
+    return _ramp(like, _LIKENESS) ** 2 * (_TOO_WIDE if width > WIDEST * height else 1)
 
 
 def of_size(share: float) -> float:

@@ -46,6 +46,6 @@ def cuts(mask: Mask) -> Iterator[tuple[int, int]]:
     if width > _WIDEST * height:
         return
     least = max(1, round(_NARROWEST * height))
-    for place in range(least, width - least + 1, max(1, round(_STEP * height), round(width / _MOST_CUTS))):
+    for place in range(least, width - least + 1, max(1, round(_STEP * height), -(-width // _MOST_CUTS))):
         through = (mask[:, place - 1] & mask[:, place]).astype(np.int8)
         yield place, int(np.count_nonzero(np.diff(through, prepend=0) > 0))

@@ -19,8 +19,8 @@ _NEAR = 0.02
 _NEAR_OWN = 0.06
 _NEAR_LEAST = 4.0
 
-# How many others like it a line has beside it that ends freely at both ends, or at one. Of either's length: how far
-# their middles are apart at most, along and across. Over a page of digits many strokes lean about alike.
+# How many others like it a line has beside it that ends freely at both ends, or at one. At both: how far their middles
+# are apart at most, of either's length, along and across. Over a page of digits many strokes lean about alike.
 _FAMILY = 8, 4
 _ALONG, _ASIDE = 2.5, 4.0
 
@@ -59,6 +59,7 @@ _BASE = np.cos(np.radians(8.0))
 _ACROSS_RIM = np.sin(np.radians(30.0))
 _ALONGSIDE = np.cos(np.radians(12.0))
 _PARALLEL = np.cos(np.radians(5.0))
+_RULED = np.cos(np.radians(2.0))  # lines that end freely; strokes lean more differently
 
 
 def printed(lines: Sequence[Line], mask: Mask) -> list[Line]:
@@ -91,7 +92,7 @@ def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
     along, across = _seen_from_all(lines, (starts + stops) / 2)
     nearby = (np.abs(along - lengths / 2) < _ALONG * lengths) & (np.abs(across) < _ASIDE * lengths)
     beside = (cosines > _PARALLEL) & as_wide & as_strong & (np.abs(across) > 3 * widths[:, None])
-    beside &= nearby | nearby.T
+    close = beside & (nearby | nearby.T) & (cosines > _RULED)
     meets, rims = [], []
     for points in (starts, stops):
         along, across = _seen_from_all(lines, points)
@@ -105,7 +106,8 @@ def _held(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
     while True:
         ends = _held_ends(meets, rims, kept)
         firm = kept & (ends == 2)
-        in_family = np.count_nonzero(beside & kept, axis=1) >= np.take(_FAMILY, np.minimum(ends, 1))
+        family = np.where((ends > 0)[:, None], beside, close) & kept
+        in_family = np.count_nonzero(family, axis=1) >= np.take(_FAMILY, np.minimum(ends, 1))
         held = firm | (kept & (in_family | (upright & (_held_ends(meets, rims, firm) == 1))))
         if held.sum() == kept.sum():
             return [line for line, each in zip(lines, held, strict=True) if each]

@@ -10,7 +10,7 @@ from imaging.candidates import Candidate, candidates, likeliest_first
 from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
-from imaging.evidence import WIDEST, of_size
+from imaging.evidence import WIDEST, of_shape, of_size
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
@@ -209,11 +209,11 @@ def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit,
     best = max((each.score for each in found), default=0.0)
     strongest = max((each.contrast for each in found if each.score > 0.3 * best), default=0.0)
     likely = [each for each in found if each.score > _RIVAL_MANY * best and each.contrast > 0.3 * strongest]
-    likely = [piece for each in likely for piece in _split(ink, each)]
     # The heights of one hand's digits are about the same. Printed words may have more letters than there are digits,
     # but they are less like digits.
     usual = _weighted_median([each.region.height for each in likely], [each.score**2 for each in likely])
     likely = [each for each in likely if 0.4 * usual < each.region.height < 2.5 * usual]
+    likely = [piece for each in likely for piece in _split(ink, each)]
     likely = [each for each in likely if not any(each.region.inside(other.region) for other in likely)]
     if len(likely) > MAX_DIGITS:
         raise PictureError(f"{len(likely)} digits; at most {MAX_DIGITS} are read in a picture; cut it into several")
@@ -261,7 +261,11 @@ def _part(ink: Ink, whole: Candidate, start: int, stop: int) -> Candidate | None
     height, width = mask.shape
     region = replace(whole.region, left=left, right=left + width, top=top, bottom=top + height)
     pixels = normalise(ink.amount[top : top + height, left : left + width], mask)
-    return replace(whole, region=region, mask=mask, pixels=pixels, likeness=float(likeness([pixels])[0]))
+    like = float(likeness([pixels])[0])
+    # What else speaks for the whole speaks for its parts.
+    shapes = of_shape(like, width, height), of_shape(whole.likeness, whole.region.width, whole.region.height)
+    score = whole.score * shapes[0] / max(shapes[1], 1e-9)
+    return replace(whole, region=region, mask=mask, pixels=pixels, likeness=like, score=score)
 
 
 def _digit(picture: Picture, candidate: Candidate, warnings: tuple[Warning, ...] = ()) -> Digit:

@@ -49,14 +49,24 @@ def test_a_digit_as_large_as_the_picture_is_no_ruling(digit):
     np.testing.assert_array_equal(cleaned(drawn), drawn)
 
 
-def test_strokes_that_lean_about_alike_all_over_a_page_are_no_ruling():
+@pytest.mark.parametrize("seed", range(8))
+def test_strokes_that_lean_about_alike_all_over_a_page_are_no_ruling(seed):
     page = mask(400, 800)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     for row, column in np.ndindex(10, 20):
         x, y, lean = draw.integers((0, 0, 4), (16, 16, 22))
         left, top = 40 * column + x, 40 * row + y
         cv2.line(page, (left, top + 24), (left + lean, top), 1, 2)
     np.testing.assert_array_equal(cleaned(page), page > 0)
+
+
+@pytest.mark.parametrize("height", [40, 50, 80])
+def test_a_comb_goes(height):
+    digit = stroke(mask(), 2, left=200, top=120, size=50, pen=6, ink=1) > 0
+    printed = cv2.line(mask(), (40, 200), (580, 200), 1, 2)
+    for x in range(40, 600, 60):
+        cv2.line(printed, (x, 200 - height), (x, 200), 1, 2)
+    assert_only(cleaned((printed > 0) | digit), digit, printed > 0)
 
 
 @pytest.mark.parametrize("tilt", [0, 12, 25], ids="{} degrees".format)
