@@ -18,7 +18,7 @@ demo: .venv/ready ## Train, export, serve, classify the test set, benchmark (1 t
 serve: .venv/serving ## Serve pretrained/champion on port 8001; installs only what that needs, no PyTorch
 	$(BIN)/python -m serve
 
-test: lint types ## Lint, check types, run the test suite (2 to 8 minutes)
+test: lint types ## Lint, check types, run the test suite (15 to 40 minutes)
 	$(BIN)/python -m pytest
 
 lint: .venv/ready

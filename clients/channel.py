@@ -55,7 +55,7 @@ _OPTIONS: Options = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # An idle connection is closed by its client, before a server does so, which could meet a call on its way and of
-    # which gRPC prints a line.
+    # which gRPC prints a line. (That of a `grpc.aio` channel lives on until the calls it had are garbage-collected.)
     ("grpc.client_idle_timeout_ms", _IDLE_MS),
 ]
 

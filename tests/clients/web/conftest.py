@@ -25,7 +25,8 @@ CHAMPION = ROOT / "pretrained/champion"
 @pytest.fixture(scope="session")
 def champion(tmp_path_factory) -> Iterator[str]:
     """Address of a server of the committed network, for all tests of the page."""
-    with server_process(CHAMPION, log=tmp_path_factory.mktemp("champion") / "log") as server:
+    # Measured beside other tests, single images may seem to be served best.
+    with server_process(CHAMPION, "--max-batch", "16", log=tmp_path_factory.mktemp("champion") / "log") as server:
         yield server.address
 
 
@@ -41,7 +42,8 @@ def page_process(tmp_path_factory) -> Callable[..., AbstractContextManager[Serve
         log = tmp_path_factory.mktemp("page") / "log"
         with module_process("clients.web", "--address", address, "--port", "0", *flags, log=log) as page:
             yield page
-        assert log.read_text() == ""
+        # gRPC's core tells when a digit server closes a connection because nobody draws.
+        assert [line for line in log.read_text().splitlines() if "connection idle" not in line] == []
 
     return run
 
