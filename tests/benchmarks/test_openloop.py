@@ -110,12 +110,11 @@ async def test_latency_runs_from_the_plan_and_the_servers_limit_of_streams_is_ho
     async with serving(slowly, max_concurrent_streams=1) as address:
         # 100 a second can be answered, 200 come: those at the end wait for half of the time.
         measured = await measure(address)
-        impatient = await measure(address, deadline_ms=50.0)
+        impatient = await measure(address, deadline_ms=150.0)
     assert most == 2
     assert measured.latency_ms["p50"] > 100
     assert sum(impatient.failed.values()) > 10
-    # On a slow machine there may be none.
-    assert all(each < 50 for each in impatient.latency_ms.values())
+    assert impatient.latency_ms["max"] < 150
 
 
 async def test_nothing_is_lost_where_windows_are_small_and_answers_come_in_pieces() -> None:
