@@ -11,6 +11,7 @@ from imaging.decode import Picture, decode
 from imaging.digit import Box, Digit, Warning
 from imaging.errors import PictureError
 from imaging.evidence import WIDEST, of_shape, of_size
+from imaging.hairs import without_hairs
 from imaging.ink import Ink, inks
 from imaging.likeness import USUAL, is_drawn, likeness
 from imaging.lines import cuts, reading_order
@@ -57,6 +58,9 @@ _PER_WIDTH, _WIDE = 0.25, 1.5
 _MOST_LIKE = 0.98
 _PIECE = 0.65
 _NARROWEST = 0.8
+
+# A region without its hairs is taken if it is so much more like a digit.
+_TIDIER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,13 +200,14 @@ def _one(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> Digit:
         everything = Box(left=0, top=0, width=picture.width, height=picture.height)
         return Digit(pixels=np.zeros((28, 28), np.uint8), box=everything, warnings=(Warning.BLANK,))
     best = found[0]
-    several = len(_split(ink, best)) > 1 or any(
+    own = _split(ink, best)
+    several = len(own) > 1 or any(
         each.score > _RIVAL * best.score
         and each.region.size > 0.5 * best.region.size
         and not set(each.region.parts) & set(best.region.parts)
         for each in found[1:]
     )
-    return _digit(picture, best, (Warning.SEVERAL_DIGITS,) if several else ())
+    return _digit(picture, best if len(own) > 1 else own[0], (Warning.SEVERAL_DIGITS,) if several else ())
 
 
 def _all(picture: Picture, ink: Ink, found: Sequence[Candidate]) -> tuple[Digit, ...]:
@@ -234,7 +239,15 @@ def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
     region = candidate.region
     rows, columns = region.surroundings
     left, top = region.left - columns.start, region.top - rows.start
-    return _parted(ink, replace(candidate, mask=candidate.mask[top : top + region.height, left : left + region.width]))
+    whole = replace(candidate, mask=candidate.mask[top : top + region.height, left : left + region.width])
+    return _parted(ink, _shorn(ink, whole))
+
+
+def _shorn(ink: Ink, whole: Candidate) -> Candidate:
+    """A candidate, whose mask is as large as its region, without hairs if it is more like a digit then."""
+    mask = without_hairs(whole.mask) if whole.likeness < _MOST_LIKE else None
+    shorn = whole if mask is None else _with_less(ink, whole, mask, 0)
+    return shorn if shorn.likeness > whole.likeness + _TIDIER else whole
 
 
 def _parted(ink: Ink, whole: Candidate) -> list[Candidate]:
@@ -253,16 +266,22 @@ def _parted(ink: Ink, whole: Candidate) -> list[Candidate]:
 
 def _part(ink: Ink, whole: Candidate, start: int, stop: int) -> Candidate | None:
     mask = whole.mask[:, start:stop]
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows) or rows[-1] + 1 - rows[0] < _PIECE * len(mask):
         return None
+    return _with_less(ink, whole, mask, start)
+
+
+def _with_less(ink: Ink, whole: Candidate, mask: Mask, start: int) -> Candidate:
+    """A candidate with less ink: of the columns of its region from `start` on what is in the mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     left, top = whole.region.left + start + int(columns[0]), whole.region.top + int(rows[0])
     height, width = mask.shape
     region = replace(whole.region, left=left, right=left + width, top=top, bottom=top + height)
     pixels = normalise(ink.amount[top : top + height, left : left + width], mask)
     like = float(likeness([pixels])[0])
-    # What else speaks for the whole speaks for its parts.
+    # What else speaks for the whole speaks for this.
     shapes = of_shape(like, width, height), of_shape(whole.likeness, whole.region.width, whole.region.height)
     score = whole.score * shapes[0] / max(shapes[1], 1e-9)
     return replace(whole, region=region, mask=mask, pixels=pixels, likeness=like, score=score)
