@@ -59,8 +59,10 @@ _MOST_LIKE = 0.98
 _PIECE = 0.65
 _NARROWEST = 0.8
 
-# A region without its hairs is taken if it is so much more like a digit.
+# A region without its hairs is taken if it is so much more like a digit, and no larger than so much of it: the fine
+# strokes of a broad pen, such as the bar of a seven, do not stick out as far.
 _TIDIER = 0.01
+_STICKS_OUT = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,7 +249,8 @@ def _shorn(ink: Ink, whole: Candidate) -> Candidate:
     """A candidate, whose mask is as large as its region, without hairs if it is more like a digit then."""
     mask = without_hairs(whole.mask) if whole.likeness < _MOST_LIKE else None
     shorn = whole if mask is None else _with_less(ink, whole, mask, 0)
-    return shorn if shorn.likeness > whole.likeness + _TIDIER else whole
+    sticks_out = shorn.region.size < _STICKS_OUT * whole.region.size
+    return shorn if sticks_out and shorn.likeness > whole.likeness + _TIDIER else whole
 
 
 def _parted(ink: Ink, whole: Candidate) -> list[Candidate]:

@@ -150,6 +150,23 @@ def test_a_piece_of_ruling_is_not_taken_for_a_fat_digit_that_another_way_to_tell
     assert found.box.height > 40
 
 
+@pytest.mark.parametrize("height", [230, 330])
+def test_a_thread_across_a_digit_is_not_part_of_it(number, height):
+    across = np.arange(120, 520)
+    thread = np.stack([across, height + 12 * np.sin(across / 40)], axis=1).astype(np.int32)
+    digit = one(cv2.polylines(drawn(number, pen=20), [thread], False, 30, 2, cv2.LINE_AA))
+    assert_is(digit, number)
+    assert digit.box.width < 240
+
+
+@pytest.mark.parametrize("pen", [3, 4, 6])
+def test_fine_strokes_beside_broad_ones_are_part_of_the_digit(pen):
+    picture = page()
+    for points, width in ([(250, 120), (400, 120)], pen), ([(400, 120), (300, 340)], 16):
+        cv2.polylines(picture, [np.array(points, np.int32)], False, 30, width, cv2.LINE_AA)
+    assert one(picture).box.width == pytest.approx(150, abs=16)
+
+
 def test_a_blot_does_not_make_a_thin_digit_a_hair(number):
     picture = stroke(page(), number, left=100, top=60, size=220, pen=6, ink=30)
     assert_is(one(cv2.circle(picture, (560, 420), 8, 30, -1)), number)
