@@ -248,7 +248,9 @@ def _split(ink: Ink, candidate: Candidate) -> list[Candidate]:
 def _shorn(ink: Ink, whole: Candidate) -> Candidate:
     """A candidate, whose mask is as large as its region, without hairs if it is more like a digit then."""
     mask = without_hairs(whole.mask) if whole.likeness < _MOST_LIKE else None
-    shorn = whole if mask is None else _with_less(ink, whole, mask, 0)
+    if mask is None:
+        return whole
+    shorn = _with_less(ink, whole, mask, 0)
     sticks_out = shorn.region.size < _STICKS_OUT * whole.region.size
     return shorn if sticks_out and shorn.likeness > whole.likeness + _TIDIER else whole
 
