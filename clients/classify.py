@@ -8,9 +8,11 @@ goes on.
 
 import collections
 import dataclasses
+import errno
 import itertools
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,6 +51,10 @@ _IMAGES_PER_REQUEST = 64
 _PATIENCE = 3
 
 STDIN = Path("-")
+
+# How long standard input is waited for at a time, and how much of it is read at once: as much as a pipe holds.
+_WAIT_S = 0.2
+_PIECE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +185,27 @@ def _content(path: Path) -> bytes:
     from imaging.decode import MAX_BYTES
 
     if path == STDIN:
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
+        return _standard_input(MAX_BYTES + 1)
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
+
+
+def _standard_input(most: int) -> bytes:
+    """So many bytes of it, or all. No wait for them is long: Python sees a Ctrl-C that comes just before one after it.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+    """
+    if sys.stdin is None:  # closed by whoever started this
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    content = bytearray()
+    while len(content) < most:
+        if select.select([sys.stdin], [], [], _WAIT_S)[0]:
+            piece = os.read(sys.stdin.fileno(), min(_PIECE_BYTES, most - len(content)))
+            if not piece:
+                break
+            content += piece
+    return bytes(content)
 
 
 # Answers

@@ -236,6 +236,13 @@ def test_ctrl_c_ends_the_wait_for_standard_input(obedient, pictures):
         assert process.stderr.read() == b"interrupted\n"
 
 
+def test_standard_input_that_is_closed_cannot_be_read(obedient):
+    command = [sys.executable, "-m", "clients.classify", "-", "--address", obedient.address]
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    ended = subprocess.run(closed, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "error: -: cannot be read: Bad file descriptor\n")
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_classified(address, pictures, tmp_path):
     bad = {
         "letter.png": b"a letter, not a picture",
